@@ -51,6 +51,14 @@ class EntryRecipe(ExpertsRecipe):
     finetune: FinetuneOptions
     evaluation: EvaluationOptions
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether a trained base is used: as a start, as one of the experts, as a teacher, or to find groups, budgets or widths."""
+        groups, tuning = self.groups, self.finetune
+        is_used = not tuning.from_scratch or tuning.distillation is not None or self.has_specialist
+        cuts_by_it = groups.method == "gradient" and groups.cuts is None
+        return is_used or cuts_by_it or self.allocation.rule == "measured" or self.prune.search.proposer != "uniform"
+
 
 class EvidenceRecipe(EntryRecipe):
     """Compares experts with baselines and ablations, each a recipe of its own."""

@@ -20,7 +20,15 @@ from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts_files import FOLDER as EXPERTS
-from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, EvidenceRecipe, ExpertsRecipe, FinetuneOptions, slug
+from prunekit.recipe import (
+    MEASURED_METHODS,
+    EntryRecipe,
+    EvidenceOptions,
+    EvidenceRecipe,
+    ExpertsRecipe,
+    FinetuneOptions,
+    slug,
+)
 from prunekit.results.evidence_results import EvidenceManifest, EvidenceRow
 from prunekit.results.expert_results import BaseManifest, ExpertsManifest
 from prunekit.results.reading_manifests import Manifest, of_kind, read_manifest
@@ -207,7 +215,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         )
         pruned = run(recipe.only("groups", "allocation", "prune", "finetune", "evaluation"))
         pruned.make_all("prune")
-        tuning = self._tuning(name, seed, recipe.finetune, pruned)
+        tuning = self._tuning(name, seed, recipe, pruned)
         tuned = run(pruned.recipe.model_copy(update={"finetune": tuning}))
         manifest = of_kind(ExpertsManifest, read_manifest(tuned.make_all("assemble").parent))
         experts = self._opened(folder / "experts")
@@ -227,7 +235,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             seed=seed,
             sampling_macs=mean,
             params=experts.stored_params,
-            training_macs=_spent(made, recipe.finetune, self._base_training),
+            training_macs=_spent(made, self._base_training if recipe.needs_base else 0),
             experts=manifest.experts,
         )
         once = [
@@ -238,15 +246,15 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}") for each in once]
         return StageFacts(evidence=row, ledger=[each.entry for each in (*spent, *rows)])
 
-    def _tuning(self, name: str, seed: int, options: FinetuneOptions, pruned: Run) -> FinetuneOptions:
+    def _tuning(self, name: str, seed: int, recipe: EntryRecipe, pruned: Run) -> FinetuneOptions:
         """The fine-tuning options with as many steps as the search has left MACs for.
 
         Raises:
             InputError: the search has left less than one step.
         """
-        base = self._base_training
+        base, options = self._base_training, recipe.finetune
         spent = making_macs(map(LedgerRow.from_json, read_manifest(pruned.folder).ledger or ()))[1]
-        whole = self.options.training * base + (base if options.from_scratch else 0)
+        whole = self.options.training * base + (0 if recipe.needs_base else base)
         taught = self.base_macs if options.distillation else 0
         found = [stage.results.expert for stage in pruned.done.values()]
         experts = [expert for expert in found if expert is not None]
@@ -260,7 +268,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
                 f"Entry {name} may spend {whole:.3g} MACs and its search has spent {spent:.3g}, which leaves no step of "
                 "fine-tuning; raise evidence.training, or search with fewer samples or rounds."
             )
-        return replace(options, train=replace(options.train, steps=steps, seed=seed))
+        return replace(options, train=replace(options.train, seed=seed)).with_steps(steps)
 
     def _opened(self, folder: Path) -> TimestepExperts:
         """Experts that know in which unit the pipeline tells the timestep."""
@@ -334,12 +342,12 @@ def _is_tuning(row: LedgerRow) -> bool:
     return row.stage.startswith(_TUNING)
 
 
-def _spent(rows: list[LedgerRow], finetune: FinetuneOptions, base: int) -> dict[str, int]:
-    """MACs for making an entry, by use; a network that is trained from scratch needs no base, whose training took ``base``."""
+def _spent(rows: list[LedgerRow], base: int) -> dict[str, int]:
+    """MACs for making an entry, by use; the training of the base that it needs took ``base``."""
     rest = making_macs(rows)[1]
     tuning = sum(row.macs for row in rows if _is_tuning(row) and row.kind in ("training", "teacher"))
     return {
-        "base": 0 if finetune.from_scratch else base,
+        "base": base,
         "search": rest - tuning,
         "fine-tuning": tuning,
     }

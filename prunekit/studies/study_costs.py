@@ -71,7 +71,7 @@ def passes_of_entries(recipe: EvidenceRecipe, macs: int, spec: ModelSpec) -> lis
     """
     options, trained = recipe.evidence, base_macs(recipe, macs)
     entries = [name for name in options.entries for _ in options.seeds_of(name)]
-    scratch = sum(recipe.entry(name).finetune.from_scratch for name in entries)
+    scratch = sum(not recipe.entry(name).needs_base for name in entries)
     making = round(options.training * trained) * len(entries) + trained * scratch
     budgets = [recipe.entry(name).allocation.budget for name in entries]
     networks = macs * (1 + sum(budgets))  # MACs of one sample in all of them

@@ -17,6 +17,7 @@ from prunekit.runs.publishing import publish
 from prunekit.slim import load_slim
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.studies.kinds_of_runs import run_of
+from prunekit.studies.study_costs import passes_of_entries
 from prunekit.training import TrainOptions
 
 ONE_NETWORK = {"groups": {"count": 1}, "allocation": {"rule": "uniform"}}
@@ -226,6 +227,28 @@ def test_the_report_is_there_and_is_published_with_its_samples(folder, manifest,
     assert (target / "report" / "index.html").read_text() == page
     assert evidence_claim(manifest).split(" (")[0].replace("'", "&#39;") in (tmp_path / "index.html").read_text()
     assert not list(target.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({}, False),
+        ({"finetune": {"from_scratch": True, "distillation": {"weight": 0.5}}}, True),
+        ({"prune": {"criterion": "magnitude", "search": {"proposer": "oneshot"}}}, True),
+        ({"groups": {"count": 1, "method": "gradient"}}, True),
+        ({"finetune": {"from_scratch": False}}, True),
+    ],
+    ids=["alone", "taught", "widths by the base's weights", "groups by the base's gradients", "from the base"],
+)
+def test_only_a_network_that_uses_no_base_may_spend_its_training(tmp_path, changes, needs):
+    def change(data):
+        data["evidence"]["entries"]["small anew"]["changes"] |= changes
+
+    own = recipe(tmp_path, change)
+    assert own.entry("small anew").needs_base is needs
+    base, share = 20 * 8, 0.4  # samples of its training; of all four entries
+    ((training, _), *_) = passes_of_entries(own, 1_000, own.base.model)
+    assert training.macs == 3_000 * base * (4 * share + (not needs))
 
 
 def test_a_small_network_from_scratch_forgets_the_base(folder):
