@@ -2,7 +2,7 @@
 
 from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
 from prunekit.allocation.recovery import GroupRecoveries, Recoveries, Recovery, after_recovery
-from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets
+from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, check_leaves_cleanest, feasible_budgets
 from prunekit.allocation.sensitivity import GroupSensitivity, Sensitivity
 from prunekit.allocation.sensitivity_cuts import BySensitivity
 from prunekit.allocation.step_sharing import shared_steps
@@ -22,6 +22,7 @@ __all__ = [
     "Sensitivity",
     "after_recovery",
     "allocate",
+    "check_leaves_cleanest",
     "feasible_budgets",
     "read_frontier",
     "read_frontiers",

@@ -21,14 +21,28 @@ from prunekit.errors import BudgetError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
-__all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets", "own_floor"]
+__all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "check_leaves_cleanest", "feasible_budgets", "own_floor"]
 
 DIFFICULTY_RULES = ("auto", "linear", "snr", "uniform")
 RULES = (*DIFFICULTY_RULES, "measured")
+_LEAVING_CLEANEST = ("auto", "linear", "snr")
 _SNR_SCALE_DB = 20.0
 _FLOOR = 0.1  # of rules snr and uniform
 _LEAST_OF_SQUARE = 0.625  # rule auto: the smallest target is this part of the budget's square
 _STEPS = 50  # of DDIM, the default
+
+
+def check_leaves_cleanest(rule: str) -> None:
+    """Refuse a rule that may prune the cleanest group although the others could pay alone.
+
+    Raises:
+        InputError: it may, so the cleanest group cannot be left to the base.
+    """
+    if rule in RULES and rule not in _LEAVING_CLEANEST:
+        raise InputError(
+            f"Got rule {rule} with experts noisy; expected {', '.join(_LEAVING_CLEANEST[:-1])} or {_LEAVING_CLEANEST[-1]}, which "
+            "leave the base whole for the cleaner timesteps."
+        )
 
 
 def allocate(

@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.allocation import check_leaves_cleanest
 from prunekit.checkpoint import Asked, Base, ModelSpec
 from prunekit.checkpoint.scheduler import prediction_under
 from prunekit.choices import ExpertsKind
@@ -82,10 +82,11 @@ def make_experts(
     split = as_images(images, image_size(base.spec), labels=base.spec.num_classes is not None)
     check_images(split, base.spec)
     base = as_encoded(base, split.train)
-    partition = specialist_groups(base.schedule, budget) if experts == "noisy" else _partition(groups, base.schedule)
+    has_specialist = experts == "noisy"
+    if has_specialist:
+        check_leaves_cleanest(rule)
+    partition = specialist_groups(base.schedule, budget) if has_specialist else _partition(groups, base.schedule)
     pruning, finetuning = pruning or PruneOptions(), finetuning or FinetuneOptions()
-    if experts == "noisy":
-        finetuning = replace(finetuning, only_pruned=True)
     plan_budget(partition, base.schedule, budget, rule=rule)  # refuses a budget before the network is followed
     say("following the network")
     bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints, pruning.shrink)
@@ -102,7 +103,7 @@ def make_experts(
     for group, wanted in zip(partition, allocation.groups, strict=True):
         say(f"pruning timestep group {group.index} of {len(partition)} to {wanted.mac_ratio:.3f} of the MACs")
         slim, _ = prune_group(bench, split.train, scores, group, int(wanted.target_macs or 0), pruning)
-        if finetuning.leaves(slim):
+        if finetuning.leaves(slim) or (has_specialist and slim.is_whole):
             slims.append(slim)
             continue
         say(f"fine-tuning timestep group {group.index} of {len(partition)}")

@@ -11,6 +11,7 @@ from prunekit._files import write_json
 from prunekit._json import JsonObject, read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
+from prunekit.allocation import check_leaves_cleanest
 from prunekit.choices import AllocationRule, ExpertsKind, ScheduleName
 from prunekit.cli.allocation_tables import judged, show_allocation, show_comparison
 from prunekit.cli.console import emit, refuse_existing, tell
@@ -147,6 +148,7 @@ def allocate(
             raise InputError(
                 "Got --experts noisy with groups of timesteps; expected one of the two, since it makes groups of its own."
             )
+        check_leaves_cleanest(rule)
         partition = specialist_groups(schedule, budget, sampler, steps)
     if base is not None and network is not None:
         network.check(partition, base)

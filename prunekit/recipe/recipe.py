@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from prunekit._json import JsonObject
+from prunekit.allocation import check_leaves_cleanest
 from prunekit.choices import LocalTracker
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
@@ -224,6 +225,8 @@ class Recipe(BaseModel):
         measured = self.allocation is not None and self.allocation.rule == "measured"
         if measured and (self.prune is None or self.prune.search.target_of != "macs"):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        if self.allocation and self.groups and self.groups.experts == "noisy":
+            check_leaves_cleanest(self.allocation.rule)
         if self.allocation and self.allocation.recoveries and self.finetune and self.finetune.from_scratch:
             raise InputError(
                 "Got allocation.recoveries and finetune.from_scratch; expected one of the two, since recoveries train pruned "

@@ -15,7 +15,7 @@ __all__ = ["EarlyStop"]
 
 @dataclass(eq=False)
 class EarlyStop:
-    """A :class:`~prunekit.training.Callback` that stops stages whose held-out loss no longer falls, and resumes them if it rises.
+    """A :class:`~prunekit.training.Callback` that stops stages whose held-out loss no longer falls, and resumes them if it rises then.
 
     With a shared encoder a stopped stage can get worse, since the other stages keep changing the encoder. Resuming it is this
     project's choice; the paper stops only stages of separate networks. The training ends when all stages are stopped. Give the same
@@ -26,7 +26,8 @@ class EarlyStop:
         loss: held-out loss of a network on a timestep group; it must be the same for equal weights.
         every: number of train steps between two checks.
         patience: number of checks without an improvement after which a stage is stopped.
-        improvement: smallest fall of the loss that counts as an improvement, as a share of the best loss so far.
+        improvement: smallest fall of the loss that counts as an improvement, as a share of the best loss so far; and smallest
+            rise above its loss when it was stopped that resumes a stage, which then has ``patience`` checks again.
         history: for every check, (train step, loss of every stage, whether the stage is still trained).
 
     Raises:
@@ -63,11 +64,15 @@ class EarlyStop:
 
     def _goes_on(self, losses: list[float]) -> bool:
         """Whether a stage with these held-out losses, oldest first, is trained further."""
-        best, waited = math.inf, 0
+        best, waited, stopped_at = math.inf, 0, math.inf
         for loss in losses:
-            waited = 0 if loss < best * (1 - self.improvement) else waited + 1
-            best = min(best, loss)
-        return waited < self.patience or losses[-1] > best * (1 + self.improvement)
+            if loss > stopped_at * (1 + self.improvement):  # the other stages made it worse
+                best, waited, stopped_at = loss, 0, math.inf
+            elif stopped_at == math.inf:
+                waited = 0 if loss < best * (1 - self.improvement) else waited + 1
+                best = min(best, loss)
+                stopped_at = loss if waited >= self.patience else math.inf
+        return stopped_at == math.inf
 
     def describe(self) -> dict[str, object]:
         """The settings that decide when a stage is stopped, JSON-able."""

@@ -269,6 +269,7 @@ def test_a_measured_rule_without_its_measurements_says_how_to_get_them(run, tmp_
             "Got both --groups and --groups-file",
         ),
         (["allocate", "--budget", "0.8", "--output", "."], "is a folder; expected the name of a file"),
+        (["allocate", "--budget", "0.8", "--experts", "noisy", "--rule", "uniform"], "expected auto, linear or snr"),
         (["groups", "--groups", "-3"], "Got -3 timestep groups"),
         (["groups", "--cuts", "600,250"], "expected rising integers"),
         (["groups", "--cuts", "a,b"], "Got --cuts 'a,b'; expected rising integers"),

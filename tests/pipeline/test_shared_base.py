@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from micro_recipe import micro
 
 from prunekit import make_experts
-from prunekit.allocation import allocate
+from prunekit.allocation import allocate, check_leaves_cleanest
 from prunekit.data import load_images
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import Constraints
@@ -108,12 +108,18 @@ def test_training_from_scratch_cannot_leave_groups_out():
             micro(finetune={"groups": groups})
 
 
-@given(st.floats(0.52, 0.999), st.integers(5, 250), st.sampled_from(["linear", "cosine"]))
-def test_one_specialist_meets_any_budget_and_the_base_stays_whole(budget, steps, kind):
+@given(
+    st.floats(0.52, 0.999),
+    st.integers(5, 250),
+    st.sampled_from(["linear", "cosine"]),
+    st.sampled_from(["auto", "linear", "snr"]),
+)
+def test_one_specialist_meets_any_budget_and_the_base_stays_whole(budget, steps, kind, rule):
+    check_leaves_cleanest(rule)
     schedule = NoiseSchedule.from_config({"kind": kind, "num_timesteps": 1000})
     assume(budget >= 1 - 0.5 * (steps - 1) / steps)  # few steps cannot be cut so finely
     groups = specialist_groups(schedule, budget, "ddim", steps)
-    made = allocate(groups, schedule, budget, evaluations(schedule, "ddim", steps), "auto")
+    made = allocate(groups, schedule, budget, evaluations(schedule, "ddim", steps), rule)
     clean, noisy = made.groups
     assert clean.mac_ratio == 1
     assert noisy.mac_ratio >= 0.5 - 1e-9
@@ -140,6 +146,15 @@ def test_a_recipe_makes_the_base_and_one_specialist(tmp_path):
     base = open_base(str(tmp_path / "run" / "base.pt"))
     assert experts.params[0] == sum(parameter.numel() for parameter in base.model.parameters())
     assert "finetuned_steps" not in experts.slims[0].about["provenance"]
+
+
+@pytest.mark.parametrize("rule", ["uniform", "measured"])
+def test_a_rule_that_would_prune_the_base_beside_a_specialist_is_refused(rule):
+    said = f"Got rule {rule} with experts noisy; expected auto, linear or snr"
+    with pytest.raises(ValueError, match=said):
+        micro(groups={"experts": "noisy"}, allocation={"budget": 0.8, "rule": rule, "steps": 50})
+    with pytest.raises(InputError, match=said):
+        make_experts(open_base("embedded:digits"), load_images("digits"), experts="noisy", rule=rule)
 
 
 def test_one_specialist_excludes_other_ways_to_cut():

@@ -133,6 +133,15 @@ def test_a_stage_that_no_longer_improves_is_left_out_and_comes_back_when_it_gets
         assert set(GROUPS.index_of(seen.numpy()).tolist()) == {0, 1}
 
 
+def test_a_stage_whose_loss_rises_while_it_is_trained_is_stopped_and_gets_new_patience_when_others_make_it_worse():
+    overfitted = [1.0, 1.1, 1.2, 1.2, 1.2, 1.3, 1.3, 1.3]
+    stop = EarlyStop(GROUPS, Losses(overfitted, [2.0**-look for look in range(8)], [1.0]), every=1, patience=2)
+    for step in range(8):
+        stop.observe(torch.nn.Identity(), step)
+    assert [on[0] for _, _, on in stop.history] == [True, True, False, False, False, True, True, False]
+    assert [on[2] for _, _, on in stop.history] == [True, True, *[False] * 6]
+
+
 def test_training_ends_when_no_stage_is_left_and_says_what_it_saw(tmp_path):
     def trained():
         stop = EarlyStop(GROUPS, Losses([1.0], [1.0], [1.0]), every=2, patience=2)
