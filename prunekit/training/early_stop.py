@@ -15,7 +15,7 @@ __all__ = ["EarlyStop"]
 
 @dataclass(eq=False)
 class EarlyStop:
-    """A :class:`~prunekit.training.Callback` that stops stages whose held-out loss no longer falls, and resumes them if it rises then.
+    """A :class:`~prunekit.training.Callback` that stops stages whose held-out loss no longer falls; they resume if it then rises.
 
     With a shared encoder a stopped stage can get worse, since the other stages keep changing the encoder. Resuming it is this
     project's choice; the paper stops only stages of separate networks. The training ends when all stages are stopped. Give the same
