@@ -273,6 +273,16 @@ def test_groups_without_steps_have_no_say_in_the_cuts():
     assert 30 < cut <= 50
 
 
+@given(st.lists(st.floats(1e-4, 1e3), min_size=25, max_size=25), st.integers(1, 10))
+def test_every_group_that_is_cut_by_a_sensitivity_has_a_step(values, count):
+    found = sensitivity(make_groups(SCHEDULE, count=25), values)  # ten steps
+    made = BySensitivity(found)(SCHEDULE, count)
+    steps = made.groups.index_of(sampler_timesteps(SCHEDULE.num_timesteps, 10))
+    assert set(steps.tolist()) == set(range(count))
+    with pytest.raises(InputError, match="Got 11 groups to make of 10 in which the sensitivity's sampler has a step"):
+        BySensitivity(found)(SCHEDULE, 11)
+
+
 def test_cuts_that_a_sensitivity_does_not_give_are_refused():
     found = sensitivity(make_groups(SCHEDULE, count=3), [0.1, 0.2, 0.3])
     with pytest.raises(InputError, match=r"Got 4 groups to make of the 3 .* expected 1 … 3"):

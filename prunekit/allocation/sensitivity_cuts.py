@@ -31,10 +31,11 @@ class BySensitivity:
     sensitivity: Sensitivity
 
     def __call__(self, schedule: NoiseSchedule, count: int) -> Grouping:
-        """The groups, with the amplification of one evaluation as evidence.
+        """The groups, each with a step of the sensitivity's sampler, with the amplification of one evaluation as evidence.
 
         Raises:
-            InputError: the sensitivity is of another number of timesteps, or of fewer groups than are to be made.
+            InputError: the sensitivity is of another number of timesteps, or of fewer groups than are to be made, counting those
+                with a step of the sampler.
         """
         parts = self.sensitivity.groups
         if schedule.num_timesteps != self.sensitivity.num_timesteps:
@@ -52,9 +53,16 @@ class BySensitivity:
         known = (steps > 0) & (values > 0)
         if not known.any():
             raise InputError("The sensitivity has no group with an amplification; expected one or more.")
+        if count > (most := int((steps > 0).sum())):
+            raise InputError(
+                f"Got {count} groups to make of {most} in which the sensitivity's sampler has a step; expected 1 … {most}: measure "
+                "the sensitivity with more sampling steps."
+            )
         places = np.arange(len(parts))
         logs = np.interp(places, places[known], np.log(values[known]))
-        inner = best_intervals(_costs(logs, np.where(known, steps, 0.0)), count)
+        reached = np.concatenate([[0.0], np.cumsum(steps)])
+        costs = np.where(np.subtract.outer(reached, reached).T > 0, _costs(logs, np.where(known, steps, 0.0)), np.inf)
+        inner = best_intervals(costs, count)
         cuts = [parts[i].start for i in inner]
         middles = np.array([(part.start + part.stop) // 2 for part in parts], dtype=np.int64)
         facts = {"measured_groups": len(parts), "in": self.sensitivity.measured_in}
