@@ -140,7 +140,7 @@ def test_every_entry_of_a_recipe_runs_on_a_tiny_pipeline(name, kind, classifier,
             "prune": replace(recipe.prune, samples=4, batch_size=4, search=search),
             "finetune": replace(recipe.finetune, train=replace(recipe.finetune.train, batch_size=2, warmup_steps=1)),
             "evaluation": replace(recipe.evaluation, pipeline=str(pipeline), **evaluation),
-            "evidence": replace(recipe.evidence, training=0.1, seeds=(0,), timed_images=1),
+            "evidence": replace(recipe.evidence, training=0.04, seeds=(0,), timed_images=1),
         }
     )
     run_of(run, tmp_path / "run").execute()
