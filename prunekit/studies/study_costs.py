@@ -44,7 +44,21 @@ def passes_of_trainings(
     images = count * options.looks * evaluation.samples * len(evaluation.seeds) * steps
     rows.append((forwards("losses", "evaluation", losses, losses * macs), "no"))
     rows.append((forwards("sampling", "sampling", images, images * macs), "no"))
+    if isinstance(recipe, MultistageRecipe) and (checked := _checks(recipe)):
+        rows.append((forwards("early stops", "training", checked, checked * macs), "no"))
     return rows
+
+
+def _checks(recipe: MultistageRecipe) -> int:
+    """Samples on which early stops measure losses, if nothing is stopped."""
+    stop, stages = recipe.multistage.early_stop, len(recipe.multistage.widths)
+    if stop is None:
+        return 0
+    alone = recipe.base.train.steps // stages // stop.every  # of each separate network, which has one stage
+    together = recipe.base.train.steps // stop.every
+    names = [name.partition(",")[0] for name in names_of_trainings(recipe)]
+    checks = {"unified": 0, "separate": alone * stages, "equal": together * stages, "tailored": together * stages}
+    return sum(checks[name] for name in names) * recipe.evaluation.loss_samples
 
 
 def base_macs(recipe: EvidenceRecipe, macs: int) -> int:

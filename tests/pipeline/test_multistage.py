@@ -225,6 +225,20 @@ def test_an_early_stop_that_never_stops_changes_nothing_of_equal_decoders(manife
     assert {row["network"]: row["curve"] for row in found["multistage"]} == {
         name: before[name] for name in ("unified", "equal")
     }
+    checks = [row for row in found["ledger"] if row["kind"] == "training" and row["macs"] == row["forward_macs"] > 0]
+    (told,) = [row for row, _ in estimate(recipe(tmp_path, **section)).rows if row.stage == "early stops"]
+    assert [row["samples"] for row in checks] == [told.samples] == [24 // 6 * 2 * 16]
+
+
+@pytest.mark.parametrize(("network", "checks"), [("separate", 12 // 5 * 2), ("tailored", 24 // 5 * 2)])
+def test_the_estimate_counts_the_checks_of_early_stops(network, checks, tmp_path):
+    section = {"groupings": [{"method": "uniform", "count": 2}], "networks": ["unified", network], "seeds": [0, 1]}
+    stops = {"every": 5, "patience": 100, "improvement": 0.0}
+    (told,) = [
+        row for row, _ in estimate(recipe(tmp_path, **section, early_stop=stops)).rows if row.stage == "early stops"
+    ]
+    assert told.samples == 2 * checks * 16
+    assert not [row for row, _ in estimate(recipe(tmp_path, **section)).rows if row.stage == "early stops"]
 
 
 def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
