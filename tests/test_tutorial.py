@@ -245,6 +245,7 @@ BASES = {
     "experts at 0.8, rule `snr`": "experts 0.8, snr",
     "experts at 0.8, rule `linear`": "experts 0.8, linear",
     "experts at 0.8, rule `snr`, a learning rate per group": "experts 0.8, snr, rates by group",
+    "experts at 0.8, rule `linear`, a learning rate per group": "experts 0.8, linear, rates by group",
     "experts without pruning": "experts without pruning",
     "one network, pruned by the search to 0.8": "one network, searched 0.8",
     "experts at 0.6, rule `snr`": "experts 0.6, snr",
@@ -347,6 +348,7 @@ def test_readmes_table_is_that_of_the_bases() -> None:
         "**experts**, rule `snr`": "experts 0.8, snr",
         "**experts**, rule `snr`, a learning rate per group": "experts 0.8, snr, rates by group",
         "**experts**, rule `linear`": "experts 0.8, linear",
+        "**experts**, rule `linear`, a learning rate per group": "experts 0.8, linear, rates by group",
     }
     own = bases_figures()["designs"][0]
     fids, pairs = [*own["fids"].values()], {(one["entry"], one["other"]): one for one in own["differences"]}
