@@ -44,7 +44,10 @@ def check_base(path: Path | str) -> None:
 
 def check_checkpoint(path: Path | str) -> None:
     """Refuse a checkpoint that is not a file."""
-    _check_file(path, "a checkpoint. Make one with `prunekit train` or `prunekit demo`.")
+    _check_file(
+        path,
+        "a checkpoint, which `prunekit train` makes, or a folder of what `prunekit prune` or `prunekit assemble` made.",
+    )
 
 
 def check_countable(path: Path | str) -> None:
@@ -64,6 +67,8 @@ def check_slim(folder: Path | str) -> None:
 
 def check_recipe(path: Path | str) -> None:
     """Refuse a recipe that is not a file."""
+    if Path(path).is_dir():
+        raise InputError(f"Got {path}, a folder; expected a recipe, a .yaml file.")
     if not Path(path).is_file():
         raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
 

@@ -271,9 +271,10 @@ def test_what_is_no_recipe_is_refused_in_one_line(recipe, text, said):
 
 
 def test_a_recipe_that_is_not_there_is_told(tmp_path):
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(MissingFileError, match="does not exist"):
-            load_recipe(path)
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="a folder; expected a recipe"):
+        load_recipe(tmp_path)
 
 
 def test_every_section_refuses_unknown_keys():

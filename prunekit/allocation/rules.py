@@ -185,7 +185,8 @@ def _refusal(budget: float, rule: str, count: int, feasible: tuple[float, float]
             f"A budget of {budget:g} cannot be met: this network can be pruned to {network_floor:.4g} of its MACs and no further; "
             f"expected {math.ceil(low * 1e4) / 1e4:g} … {high:g}, by any rule."
         )
-    what = f"A budget of {budget:g} cannot be met by rule {rule!r} with {count} groups; expected {low:.6g} … {high:g}"
+    span = f"{low:.6g} … {high:g}" if low > 0 else f"above 0 and at most {high:g}"
+    what = f"A budget of {budget:g} cannot be met by rule {rule!r} with {count} groups; expected {span}"
     mends = ["a budget in that range"]
     if rule == "measured":
         mends.append(f"searches down to a smaller target: {RECORD}")

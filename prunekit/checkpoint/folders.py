@@ -149,6 +149,11 @@ def _network(folder: Path, weights: str | None) -> _Place:
     for name in NETWORKS:
         if (folder / name / "config.json").is_file() or (folder / f"{name}{_EMA}" / "config.json").is_file():
             return _of_two(folder / name, weights)
+    if slims := sorted(path.parent for path in folder.glob("group-*/config.json")):
+        raise InputError(
+            f"{folder} holds one slim model for each timestep group; put them together with `prunekit assemble {folder}`, or give "
+            f"one of them, such as {slims[0]}."
+        )
     there = [path.name for path in sorted(folder.iterdir()) if _may_be_read(path)][:4]
     instead = f"; it holds {', '.join(there)}: give one of them" if there else "; expected a diffusers folder"
     raise MissingFileError(f"{folder} has no config.json or model_index.json{instead}.")

@@ -26,6 +26,7 @@ from prunekit.errors import InputError, LimitError, PrunekitError
 
 __all__ = ["MODULES", "app", "command", "main"]
 
+_CLOSED = 128 + 13  # as a shell says of a program that SIGPIPE ended
 _CHOICE = re.compile(r"for '(?P<flag>[^']*)': '(?P<value>.*)' is not one of (?P<choices>.*)")
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer has no public name for it
 
@@ -178,7 +179,7 @@ def _said(error: OSError) -> str:
 
 
 def main() -> None:
-    """Entry point; exits with 0 if done, 2 for a user's mistake, 130 if interrupted."""
+    """Entry point; exits with 0 if done, 2 for a user's mistake, 130 if interrupted, 141 if its output was closed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets question marks rather than a traceback
             stream.reconfigure(errors="replace")
@@ -197,6 +198,9 @@ def main() -> None:
         sys.exit(fail(f"{error}, or by prunekit --limit {error.limit}={error.found} in front of the command.", error))
     except PrunekitError as error:
         sys.exit(fail(str(error), error))
+    except BrokenPipeError:  # nobody reads the output any more, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_CLOSED)
     except OSError as error:  # a path that cannot be read or written
         sys.exit(fail(_said(error), error))
     except KeyboardInterrupt as stop:  # before the command began, or after its end

@@ -73,7 +73,7 @@ def cost(
         emit(True, facts)
     else:
         _show(model, facts, depth)
-        suggest(after_cost(model))
+        suggest(after_cost(model, config))
 
 
 def _of_experts(counted: JsonDict) -> JsonObject:

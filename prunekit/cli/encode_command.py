@@ -71,7 +71,8 @@ def encode(
     from prunekit.steps.encoding import encode as encode_images
 
     if (images is None) == (prompts is None):
-        raise InputError(f"Got {'both' if images else 'neither'} pictures and --prompts; expected one of them.")
+        got = "both pictures and" if images else "neither pictures nor"
+        raise InputError(f"Got {got} --prompts; expected one of them.")
     refuse_inputs(output, [pipeline, images, prompts], inside=True)
     options = EncodeOptions(
         read_size(resolution_of(resolution)),

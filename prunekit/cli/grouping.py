@@ -140,7 +140,7 @@ def groups(
         schedule, made = _measured(source, {"method": method, "count": count, "seed": seed, **looks}, output)
     _show_groups(made, schedule, output, json)
     if not json:
-        suggest(after_groups(base, output))
+        suggest(after_groups(base, output, config))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from prunekit.cli.output_lock import alone_with
 from prunekit.cli.shared_options import Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, ReportTo, ResumeOrContinue, TrainingChanges, training
 from prunekit.errors import InputError
+from prunekit.steps.standing import command, slims_in
 
 if TYPE_CHECKING:
     from prunekit.checkpoint import Base
@@ -226,6 +227,7 @@ def assemble(
         raise InputError(f"Got --output {output}, the name of a slim model in {slim}; give another --output.")
     partition = put_together(slim, output, share=tolerance if share else None)
     written(output)
+    _note_untrained(slim)
     experts = load_experts(output)
     facts: JsonObject = {
         "output": str(output),
@@ -244,6 +246,15 @@ def assemble(
     emit(json, facts, lines)
     if not json:
         suggest(after_assemble(slim, output))
+
+
+def _note_untrained(slim: Path) -> None:
+    """Say which slim models were pruned and not fine-tuned."""
+    untrained = [str(one.group.index) for one in slims_in(slim) if not one.finished]
+    if untrained:
+        _log.info(
+            "Not fine-tuned: group %s. `%s` trains what is left.", ", ".join(untrained), command("finetune", slim)
+        )
 
 
 COMMANDS = (train, assemble)

@@ -11,12 +11,13 @@ from prunekit._missing import check_base
 from prunekit.cli.caption_options import CaptionOptions
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
+from prunekit.cli.flags import as_flags
 from prunekit.cli.interrupts import keeping, writing, written
 from prunekit.cli.next_steps import after_evaluate, after_report, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.sample_command import Steps
-from prunekit.cli.shared_options import Exists, Json, Overwrite, Resolution
-from prunekit.errors import InputError
+from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite, Resolution
+from prunekit.errors import InputError, MissingFileError
 from prunekit.results.formats import EVALUATION
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def evaluate(
         typer.Option(help="Base to compare with, sampled from the same noise (default: none)."),
         Exists(check_base),
     ] = None,
+    config: ConfigOption = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Real images to compare with (default: the model's training images).")
     ] = None,
@@ -85,7 +87,7 @@ def evaluate(
             "expected at least 2 images, 1 seed and 2 draws."
         )
     refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION)), [experts, base, data])
-    refuse_inputs(output, [experts, base], inside=True)
+    refuse_inputs(output, [experts, base, config], inside=True)
     if inception_weights is not None and features != "auto":
         raise InputError(
             f"Got --features {features} and --inception-weights {inception_weights}; expected one of them."
@@ -99,12 +101,13 @@ def evaluate(
     if captions.pipeline is None:
         captions.check_unused()
     sampler = sampler or ("ddim" if captions.pipeline is None else "pipeline")
-    opened = open_model(experts, asked=reading.asked if base is None or is_base(experts) else None)
+    alone = base is None or is_base(experts)
+    opened = open_model(experts, config if is_base(experts) else None, asked=reading.asked if alone else None)
     images = opened.images(data_options(data, resolution), experts)
     models, macs = {"expert": opened.model}, {"experts": opened.at(images).mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
     if base is not None:
-        reference = open_model(base, asked=reading.asked)
+        reference = open_model(base, config, asked=reading.asked)
         _check_comparable(opened.at(images), reference.at(images), base)
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}
@@ -181,7 +184,7 @@ def _show_metrics(metrics: "Metrics") -> None:
     columns = ["model", *(names[key] for key in measured), "time per image"]
     print_table(f"Sample quality ({what})", columns, cells)
     if metrics.no_features:
-        tell(f"No FID or KID: {metrics.no_features}")
+        tell(f"No FID or KID: {as_flags(metrics.no_features)}")
 
 
 def _check_comparable(opened: Any, reference: Any, base: str) -> None:
@@ -222,6 +225,10 @@ def _report(run: Path, json: bool) -> None:
     from prunekit.runs.run_folder import check_links
     from prunekit.steps.standing import has_steps
 
+    if not run.exists():
+        raise MissingFileError(
+            f"{run} does not exist; expected the folder of a run, or one in which commands were typed."
+        )
     if run.is_dir():
         check_links(run, "report" if has_steps(run) else None)
     if (run / "manifest.json").exists() or not run.is_dir():

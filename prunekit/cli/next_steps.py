@@ -5,16 +5,26 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunekit._json import JsonDict, read_json
 from prunekit._kinds import has_format
-from prunekit.allocation import read_frontiers
 from prunekit.errors import PrunekitError
-from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SENSITIVITY, SLIM
-from prunekit.schedule import NoiseSchedule
-from prunekit.steps.budgets import cut_groups
-from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, command, missing_groups, slims_in
+from prunekit.steps.standing import (
+    UNKNOWN_BASE,
+    SlimFacts,
+    base_near,
+    command,
+    missing_groups,
+    partition_of,
+    samples_of,
+    slims_in,
+)
+
+if TYPE_CHECKING:
+    from prunekit.groups import TimestepGroup, TimestepGroups
+    from prunekit.schedule import NoiseSchedule
 
 __all__ = [
     "after_allocate",
@@ -42,6 +52,8 @@ __all__ = [
 _BUDGET, _FRONTIER_FLOOR, _STEPS = 0.8, 0.3, 50
 _FRONTIERS = Path("frontiers")
 _PROMPTS = "prompts.txt"
+UNKNOWN_IMAGES = "IMAGES"
+"""Stands in a command for images that no file names."""
 _GROUPS, _ALLOCATION, _SLIM, _EXPERTS = Path("groups.json"), Path("allocation.json"), Path("slim"), Path("experts")
 
 
@@ -51,6 +63,8 @@ def suggest(*commands: str) -> None:
         print(f"Next: {' && '.join(commands)}")
         if any(UNKNOWN_BASE in line.split() for line in commands):
             print(f"({UNKNOWN_BASE} is the trained network: a file, a folder or embedded:digits.)")
+        if any(UNKNOWN_IMAGES in line.split() for line in commands):
+            print(f"({UNKNOWN_IMAGES} are the pictures that it was trained on: a folder, or another source.)")
 
 
 def after_train(base: Path) -> str:
@@ -63,30 +77,49 @@ def after_encode(pipeline: Path, data: Path) -> str:
     return command("prune", pipeline, data=data)
 
 
-def after_groups(base: str | None, groups: Path) -> str:
+def after_groups(base: str | None, groups: Path, config: Path | None = None) -> str:
     """After groups: divide a budget."""
-    return command("allocate", budget=_BUDGET, base=base or _standing_base(), groups_file=_other(groups, _GROUPS))
+    found, file = base or _standing_base(), _other(groups, _GROUPS)
+    return command("allocate", budget=_BUDGET, base=found, config=config, groups_file=file)
 
 
-def after_allocate(base: str | None, allocation: Path) -> str:
+def after_allocate(base: str | None, allocation: Path, config: Path | None = None, data: str | None = None) -> str:
     """After an allocation: prune."""
     found = base or _standing_base() or UNKNOWN_BASE
-    return command("prune", found, allocation=_other(allocation, _ALLOCATION), data=_encoded(found))
+    images = data or _encoded(found) or (UNKNOWN_IMAGES if _says_no_images(found) else None)
+    return command("prune", found, config=config, allocation=_other(allocation, _ALLOCATION), data=images)
 
 
-def after_prune(base: str, slim: Path, allocation: Path | None) -> str:
-    """After pruning: prune the groups that are still missing, else fine-tune all of them."""
+def after_prune(
+    base: str,
+    slim: Path,
+    allocation: Path | None,
+    groups: "Iterable[TimestepGroup] | None" = None,
+    **told: object,
+) -> str:
+    """After pruning: prune the groups that are still missing, else fine-tune all of them.
+
+    Args:
+        base: the base.
+        slim: the folder of all slim models.
+        allocation: the allocation that was named.
+        groups: all timestep groups; by files near the slim models if missing.
+        told: options of the prune that those of the missing groups share.
+    """
     slims = slims_in(slim)
-    if slims and (missing := missing_groups(slims, _near(slim, allocation))):
-        return prune_missing(base, slim, [group.index for group in missing], allocation)
+    have = {one.group.index for one in slims}
+    missing = missing_groups(slims, _near(slim, allocation)) if slims and groups is None else groups or ()
+    if wanted := [group.index for group in missing if group.index not in have]:
+        return prune_missing(base, slim, wanted, allocation, **told)
     unfinished = any(not one.finished for one in slims)
     return command("finetune", slim, data=_encoded(base)) if unfinished else command("assemble", slim)
 
 
-def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path | None = None) -> str:
+def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path | None = None, **told: object) -> str:
     """The command that prunes certain groups."""
     output, plan = _other(slim, _SLIM), None if allocation is None else _other(allocation, _ALLOCATION)
-    return command("prune", base, group=list(groups), allocation=plan, output=output, data=_encoded(base))
+    known = {"data": _encoded(base), **{name: one for name, one in told.items() if one is not None}}
+    return command("prune", base, group=list(groups), allocation=plan, output=output, **known)
 
 
 def after_finetune(slim: Path) -> str:
@@ -129,16 +162,16 @@ def after_report(run: Path) -> str:
     """After a report: experts that the folder has can be sampled; else the flow is shown."""
     for experts in (run / "experts", run):
         if has_format(EXPERTS)(experts / "experts.json"):
-            return command("sample", experts)
+            return _sample(experts)
     return command()
 
 
-def after_cost(model: str) -> str:
+def after_cost(model: str, config: Path | None = None) -> str:
     """After the cost of a base: divide a budget of it. Experts have one already."""
     if (Path(model) / "experts.json").is_file():
         return command("sample", model)
     slim = (Path(model) / "config.json").is_file() and has_format(SLIM)(Path(model) / "config.json")
-    return after_finetune(Path(model)) if slim else command("allocate", budget=_BUDGET, base=model)
+    return after_finetune(Path(model)) if slim else command("allocate", budget=_BUDGET, base=model, config=config)
 
 
 def after_importance(base: str) -> str:
@@ -152,7 +185,7 @@ def after_latency(base: str, table: Path) -> str:
 
 
 def after_sensitivity(
-    model: str, sensitivity: Path, sampler: str, steps: int, groups: TimestepGroups, schedule: NoiseSchedule
+    model: str, sensitivity: Path, sampler: str, steps: int, groups: "TimestepGroups", schedule: "NoiseSchedule"
 ) -> str:
     """After a sensitivity: divide a budget by it if frontiers are recorded, else record them. Experts have a budget already."""
     if (Path(model) / "experts.json").is_file():
@@ -172,7 +205,7 @@ def after_sensitivity(
 
 
 def after_recover(
-    base: str, slim: Path, recoveries: Path, groups: Sequence[TimestepGroup], schedule: NoiseSchedule
+    base: str, slim: Path, recoveries: Path, groups: "Sequence[TimestepGroup]", schedule: "NoiseSchedule"
 ) -> list[str]:
     """After recoveries: divide a budget by the corrected losses, weighed by a sensitivity if one is here.
 
@@ -198,8 +231,10 @@ def after_recover(
     return [*record, allocate]
 
 
-def _cut(groups: Iterable[TimestepGroup], schedule: NoiseSchedule) -> dict[str, object]:
+def _cut(groups: "Iterable[TimestepGroup]", schedule: "NoiseSchedule") -> dict[str, object]:
     """The options by which allocate gets these timestep groups, which other commands also take from an allocation."""
+    from prunekit.steps.budgets import cut_groups
+
     cuts = tuple(groups)
     if _GROUPS.is_file() or not _ALLOCATION.is_file():
         return {}
@@ -210,6 +245,8 @@ def _cut(groups: Iterable[TimestepGroup], schedule: NoiseSchedule) -> dict[str, 
 
 def _with_frontiers(count: int, *folders: Path) -> Path | None:
     """The first folder with the frontiers of so many timestep groups."""
+    from prunekit.allocation import read_frontiers
+
     for folder in folders:
         with suppress(PrunekitError, OSError):
             read_frontiers(folder, count)
@@ -251,7 +288,12 @@ def after_comparison(second: str, first: str) -> str:
 
 def after_export(model: str) -> str:
     """After an export: samples of the same model, to compare with."""
-    return command("sample", model)
+    return _sample(model)
+
+
+def _sample(model: Path | str) -> str:
+    """Sample a model, or count its costs if that is done."""
+    return command("cost", model) if samples_of(str(model)).exists() else command("sample", model)
 
 
 def _evaluate(experts: Path | str, base: str) -> str:
@@ -265,6 +307,11 @@ def _encoded(base: str) -> Path | None:
     if not (Path(base) / "model_index.json").is_file():
         return None
     return next((path.parent for path in sorted(Path().glob("*/encoded.json"))), None)
+
+
+def _says_no_images(base: str) -> bool:
+    """Whether a base is a folder of another program, which records no images that it was trained on."""
+    return any((Path(base) / name).is_file() for name in ("model_index.json", "config.json"))
 
 
 def _other(path: Path, default: Path) -> Path | None:
@@ -324,8 +371,9 @@ def _flow() -> tuple[list[_Step], str]:
     base, slims, plan = _standing_base(), slims_in(_SLIM), _read(_ALLOCATION, ALLOCATION)
     base = base or (_base_of(slims, _SLIM) if slims else None)
     cut = _read(_GROUPS, GROUPS) or plan
-    count = len(cut["groups"]) if cut else 0
     missing = missing_groups(slims, [Path()]) if slims else []
+    cut_by = partition_of(slims, [Path()]) if slims else None
+    count = len(cut_by[0]) if cut_by else len(cut["groups"]) if cut else 0
     tuned = [one for one in slims if one.finished]
     experts, judged = has_format(EXPERTS)(_EXPERTS / "experts.json"), has_format(EVALUATION)(Path("evaluation.json"))
     page = Path("report/index.html")
@@ -357,7 +405,7 @@ def _flow() -> tuple[list[_Step], str]:
     }
     last = max((at for at, step in enumerate(steps) if step.done), default=-1)
     open_ = [step.name for at, step in enumerate(steps) if not step.done and (at > last or step.name in _NEEDED)]
-    return steps, following[open_[0]] if open_ else command("sample", _EXPERTS)
+    return steps, following[open_[0]] if open_ else _sample(_EXPERTS)
 
 
 _NEEDED = ("prune", "finetune")

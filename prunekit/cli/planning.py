@@ -180,7 +180,7 @@ def allocate(
         if compared:
             show_comparison(allocation, compared)
         tell(f"Written to {output}")
-        suggest(after_allocate(base, output))
+        suggest(after_allocate(base, output, config, data))
 
 
 def _partition(

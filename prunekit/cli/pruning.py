@@ -1,7 +1,7 @@
 """The command ``prune``."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.search_choices import LanguageModel, Searching
 from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Resolution
 from prunekit.errors import InputError
-from prunekit.steps.standing import command
+from prunekit.steps.standing import command, slims_in
 
 if TYPE_CHECKING:
     from prunekit.allocation import Allocation, Sensitivity
@@ -87,6 +87,9 @@ def prune(
     output: Annotated[Path, typer.Option(help="Folder to write. Each slim model becomes group-N in it.")] = Path(
         "slim"
     ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace slim models that were fine-tuned. Others are replaced anyway.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Prune a base to each timestep group's target, by importance on the group's own timesteps."""
@@ -110,7 +113,7 @@ def prune(
     wanted = [partition[index] for index in goal.group] if goal.group else list(partition)
     known = searching.weighed_by(plan, loaded.model)
     read = [base, config, inputs, goal.allocation, searching.sensitivity, searching.study, table]
-    _check_outputs([output / f"group-{one.index}" for one in wanted], read)
+    _check_outputs([output / f"group-{one.index}" for one in wanted], read, overwrite)
     others = data_options(data, resolution)
     asked = others is not None or needs_images(options.criterion, options.search.proposer, options.repair)
     loaded, images = _with_images(loaded, others, base) if asked else (loaded, None)
@@ -130,7 +133,8 @@ def prune(
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({options.criterion}, {options.search.proposer})", facts)
         if bench.latency is not None:
             tell(bench.latency.table.describe())
-        suggest(after_prune(base, output, goal.allocation))
+        told = {"target": goal.target, "config": config, "data": data}
+        suggest(after_prune(base, output, goal.allocation, partition, **told))
 
 
 def _check_reach(reach: "Reach", jobs: Iterable["_Job"], plan: "Allocation", goal: Goal, base: str) -> None:
@@ -287,8 +291,8 @@ def _fact(
     }
 
 
-def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
-    """Refuse outputs that would replace an input, or anything but a slim model.
+def _check_outputs(folders: Sequence[Path], inputs: Iterable[str | Path | None], overwrite: bool) -> None:
+    """Refuse outputs that would replace an input, or anything but a slim model; and, without permission, a fine-tuned one.
 
     Raises:
         InputError: an output would.
@@ -299,6 +303,12 @@ def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None])
     for folder in folders:
         check_folder(folder, FOLDER)
         refuse_inputs(folder, inputs, inside=True)
+    for one in [] if overwrite else slims_in(folders[0].parent):
+        if one.tuned and one.folder in folders:
+            raise InputError(
+                f"{one.folder} was fine-tuned for {one.tuned} steps, which pruning would lose; give another --output, or "
+                "--overwrite to replace it."
+            )
 
 
 def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSchedule") -> "Allocation":

@@ -16,6 +16,7 @@ from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.limits import MAX_SEED
+from prunekit.steps.standing import samples_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +81,7 @@ def sample(
 
     if count is not None and count < 1:
         raise InputError(f"Got --count {count}; expected at least 1 image.")
-    name = Path(model.replace(":", "-"))
-    target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
+    target = output or samples_of(model)
     refuse_existing(target, overwrite, inputs=[model, config, captions.prompts])
     refuse_inputs(target, [model, captions.pipeline], inside=True)
 

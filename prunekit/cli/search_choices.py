@@ -99,7 +99,7 @@ class LanguageModel:
         """What was typed, None where nothing was.
 
         Raises:
-            InputError: one of endpoint and model is missing.
+            InputError: one of endpoint and model is missing, or the variable holds no key.
         """
         from prunekit.search import Endpoint
 
@@ -107,4 +107,6 @@ class LanguageModel:
             raise InputError("Expected --llm-endpoint and --llm-model together.")
         if self.llm_endpoint is None or self.llm_model is None:
             return None
-        return Endpoint(self.llm_endpoint, self.llm_model, self.llm_key_variable)
+        made = Endpoint(self.llm_endpoint, self.llm_model, self.llm_key_variable)
+        made.key()  # refused now rather than at the first request
+        return made

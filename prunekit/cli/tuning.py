@@ -19,7 +19,7 @@ from prunekit.cli.next_steps import after_finetune, suggest
 from prunekit.cli.output_lock import alone_with
 from prunekit.cli.progress_bars import Bars
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.shared_options import DataOption, Exists, Json, Resolution, Seed
+from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, ReportTo, Resume, TrainingChanges, training
 from prunekit.errors import InputError
 from prunekit.steps.standing import SlimFacts, slims_in
@@ -61,6 +61,7 @@ def finetune(
         ),
         Exists(check_base),
     ] = None,
+    config: ConfigOption = None,
     distillation_weight: Annotated[
         float, typer.Option(help="With --teacher: weight of the teacher's predictions in the loss.")
     ] = 0.5,
@@ -104,6 +105,8 @@ def finetune(
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.runs.group_tuning import Tuning
 
+    if config is not None and not teacher:
+        raise InputError("Got --config without --teacher, the bare state dict whose architecture it is.")
     if reading.asked is not None and not teacher:
         raise InputError(
             "Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of."
@@ -130,7 +133,7 @@ def finetune(
 
     def tuning(source: Path, target: Path, own: int = steps) -> Tuning:
         _check_target(source, target, teacher)
-        return Tuning(source, target, options.with_steps(own), others, teacher, reading.asked)
+        return Tuning(source, target, options.with_steps(own), others, teacher, reading.asked, config)
 
     if one:
         facts = _tuned_alone(tuning(slim, output or slim), resume, _Trackers(report_to, logging_dir))

@@ -41,7 +41,8 @@ def write_all_reports(folder: Path | str, done: Callable[[Path], None] = lambda 
     runs = run_folders(folder)
     if not runs:
         raise MissingFileError(
-            f"{folder} has no manifest.json, and no folder in it has one; expected a run's folder or a folder of those."
+            f"{folder} has no run and no allocation.json; expected the folder of a run, of several runs, or one in which "
+            "`prunekit allocate` was typed."
         )
     check_overview(folder)
     for run in runs:

@@ -40,6 +40,7 @@ class Tuning:
         data: other images than those that the slim model's base was trained on.
         teacher: path of the base that teaches it, if the options ask for one.
         asked: how to read the teacher.
+        config: architecture of a teacher that is a bare state dict.
     """
 
     slim: Path
@@ -48,6 +49,7 @@ class Tuning:
     data: DataOptions | None = None
     teacher: str | None = None
     asked: Asked | None = None
+    config: Path | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -64,7 +66,7 @@ class Tuning:
         images = images_of_slim(loaded, self.data, self.slim)
         said = said_of_images(loaded.about.get("data", {}), images, self.data)
         loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
-        base = open_base(self.teacher, asked=self.asked) if self.teacher else None
+        base = open_base(self.teacher, self.config, asked=self.asked) if self.teacher else None
         tuned, result = finetune_slim(loaded, images.train, self.options, self.checkpoints, report, base)
         return Tuned(self, tuned, result, images, said)
 

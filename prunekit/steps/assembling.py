@@ -68,10 +68,12 @@ def _check_complete(folder: Path) -> None:
     of = "" if known is None else f" of {len(known[0])}"
     made = slims[0].provenance
     base = base_near(str(made.get("base_sha256") or "") or None, [Path(), Path(os.path.relpath(places[0]))])
+    planned = known is not None and known[1].name == "allocation.json"
     again = command(
         "prune",
         base,
         group=[group.index for group in missing],
+        target=None if planned or not made.get("base") else round(float(made["target"]) / float(made["base"]), 6),
         allocation=None if known is None else _typed(known[1]),
         output=None if os.path.realpath(folder) == os.path.realpath("slim") else folder,
         **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},

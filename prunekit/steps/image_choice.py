@@ -142,8 +142,11 @@ def is_by_place(data: JsonDict) -> bool:
 
 
 def said_of_images(data: JsonDict, images: ImageSplit, override: "DataOptions | None") -> JsonDict:
-    """The record of images for a model made from another one: the other's record, with the hash added if it had none."""
-    return images.about() if override is None and is_by_place(data) else data
+    """The record of images for a model made from another one: the other's, with the hash added if it had none.
+
+    Where the other has no record, the images that are given are those that the new model is made with.
+    """
+    return images.about() if not data or (override is None and is_by_place(data)) else data
 
 
 def check_images(images: ImageSplit, spec: ModelSpec) -> None:

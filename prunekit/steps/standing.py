@@ -29,13 +29,18 @@ __all__ = [
     "has_steps",
     "missing_groups",
     "partition_of",
+    "samples_of",
     "slims_in",
 ]
 
 UNKNOWN_BASE = "BASE"
 """Stands in a command for a base that is not found near its slim models."""
 _BASES = ("base.pt", "base.safetensors")
-_CHECKPOINTS = ("*.pt", "*.safetensors", "*.pth", "*.ckpt", "*/unet/*.safetensors", "*/transformer/*.safetensors")
+_NETWORK = "diffusion_pytorch_model"
+_CHECKPOINTS = (
+    *("*.pt", "*.safetensors", "*.pth", "*.ckpt", f"*/{_NETWORK}*.safetensors"),
+    *("*/unet/*.safetensors", "*/transformer/*.safetensors"),
+)
 _SMALL = 2 * 2**30  # bytes; larger files are not hashed for the sake of a suggestion
 
 
@@ -130,15 +135,16 @@ def partition_of(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "tuple[T
 def missing_groups(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "list[TimestepGroup]":
     """The timestep groups without a slim model, as far as files near them or the slim models themselves show.
 
-    Without a file of groups, what lies between two slim models counts as one group for each index that is missing, and what lies
-    after the last one as one group.
+    Without a file of groups, they are uniform if the slim models are of uniform groups. Otherwise what lies between two slim models
+    counts as one group for each index that is missing, and what lies after the last one as one group.
     """
     from prunekit.groups import TimestepGroup  # noqa: PLC0415 - needs numpy, which a missing file does not
 
     known = partition_of(slims, places)
     have = {slim.group.index for slim in slims}
-    if known is not None:
-        return [group for group in known[0] if group.index not in have]
+    groups = _uniform(slims) if known is None else known[0]
+    if groups is not None:
+        return [group for group in groups if group.index not in have]
     missing, at, index = list[TimestepGroup](), 0, 0
     for slim in slims:
         missing += [TimestepGroup(one, at, slim.group.start) for one in range(index, slim.group.index)]
@@ -148,6 +154,20 @@ def missing_groups(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "list[
     return missing
 
 
+def _uniform(slims: Sequence[SlimFacts]) -> "TimestepGroups | None":
+    """The uniform timestep groups that slim models are of, the fewest; None if they are of other ones."""
+    from prunekit.groups import Uniform  # noqa: PLC0415 - needs numpy, which a missing file does not
+    from prunekit.schedule import NoiseSchedule  # noqa: PLC0415 - as above
+
+    last, timesteps = slims[-1].group.index, slims[0].num_timesteps
+    schedule, shortest = NoiseSchedule.linear(timesteps), min(len(slim.group) for slim in slims)
+    for count in range(last + 1, min(timesteps, timesteps // shortest + 1) + 1):
+        groups = Uniform()(schedule, count).groups
+        if all(groups[slim.group.index] == slim.group for slim in slims):
+            return groups
+    return None
+
+
 def base_near(sha256: str | None, places: Iterable[Path]) -> str:
     """The base of a given hash, or without a hash the base that stands there, as it is typed; ``BASE`` if none is found."""
     for place in places:
@@ -155,12 +175,20 @@ def base_near(sha256: str | None, places: Iterable[Path]) -> str:
         others = [path for pattern in _CHECKPOINTS for path in sorted(place.glob(pattern)) if path not in standing]
         for path in [*standing, *(others if sha256 else [])]:
             if not sha256 or (path.stat().st_size <= _SMALL and sha256_file(path) == sha256):
-                return str(path.parent.parent if path.parent.name in ("unet", "transformer") else path)
+                if path.parent.name in ("unet", "transformer"):
+                    return str(path.parent.parent)
+                return str(path.parent if path.name.startswith(_NETWORK) else path)
     for asset in (files("prunekit") / "assets").iterdir():
         name = asset.name.removesuffix("-base.safetensors")
         if sha256 and name != asset.name and sha256_file(Path(str(asset))) == sha256:
             return f"{EMBEDDED}{name}"
     return UNKNOWN_BASE
+
+
+def samples_of(model: str) -> Path:
+    """The file that ``prunekit sample`` writes of a model if it is not told otherwise."""
+    name = Path(model.replace(":", "-"))
+    return Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
 
 
 def command(*words: object, **options: object) -> str:

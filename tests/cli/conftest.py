@@ -40,7 +40,7 @@ def main_job() -> dict[str, Typed]:
     results["finetune 3"] = done("prunekit finetune slim/group-3 --max-train-steps 2")
     save_base(open_base("embedded:digits"), Path("base.pt"))
     kept = Path(shutil.copytree("slim/group-3", "kept"))
-    results["prune"] = done("prunekit prune base.pt --samples 16 --proposer oneshot")
+    results["prune"] = done("prunekit prune base.pt --samples 16 --proposer oneshot --overwrite")
     shutil.rmtree("slim/group-3")
     kept.rename("slim/group-3")
     results["assemble"] = done("prunekit assemble slim/")

@@ -144,6 +144,11 @@ def test_a_sensitivity_without_any_change_of_the_sample_is_refused(here):
 
 def test_the_next_line_has_the_sampler_and_steps_of_the_sensitivity(here):
     Path("frontiers").mkdir()
+    journal = (
+        '{"round": 0, "steps": [0], "macs": 9, "loss": 0.1}\n{"round": -1, "steps": [1], "macs": 4, "loss": 0.2}\n'
+    )
+    for index in range(5):
+        Path(f"frontiers/search-{index}.jsonl").write_text(journal)
     line = "prunekit sensitivity embedded:digits --num-inference-steps 3 --sampler ddpm --count 1 --no-check-linearity"
     told = done(line).out
     assert "--sensitivity sensitivity.json --sampler ddpm --num-inference-steps 3" in told

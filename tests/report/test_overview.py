@@ -52,7 +52,7 @@ def test_a_run_without_a_report_leads_to_its_manifest(tmp_path):
 
 
 def test_a_folder_without_runs_and_a_damaged_manifest_are_refused(tmp_path):
-    with pytest.raises(MissingFileError, match="no folder in it has one; expected a run's folder"):
+    with pytest.raises(MissingFileError, match="has no run and no allocation"):
         write_all_reports(tmp_path)
     write_json(tmp_path / "run" / "manifest.json", {**make_evidence(), "evidence": []})
     with pytest.raises(FileFormatError, match=r"manifest\.json cannot be read \(evidence is a list of 0"):
