@@ -259,6 +259,8 @@ def test_a_file_without_a_key_is_refused_by_name(written, key):
         ("groups", [{"index": 0}]),
         ("feasible", [0.1]),
         ("feasible", ["low", "high"]),
+        ("feasible", [0.9, 0.1]),
+        ("rule", "nonsense"),
     ],
 )
 def test_a_file_with_a_wrong_value_is_refused(written, key, value):

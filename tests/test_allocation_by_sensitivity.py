@@ -181,6 +181,22 @@ def test_a_sensitivity_of_another_noise_schedule_is_refused():
         found.check_schedule(NoiseSchedule.cosine(100))
 
 
+def test_an_allocation_with_frontiers_or_a_sensitivity_of_something_else_is_refused():
+    groups, frontiers = two_alike()
+    made = allocate(
+        groups, SCHEDULE, 0.8, STEPS, "measured", frontiers=frontiers, sensitivity=sensitivity(groups, [1.0, 2.0])
+    )
+    data = json.loads(json.dumps(made.to_json()))
+    assert Allocation.from_json(data) == made
+    data["frontiers"][1]["base_macs"] *= 3
+    with pytest.raises(FileFormatError, match="its frontiers and targets are of networks of"):
+        Allocation.from_json(data)
+    data = json.loads(json.dumps(made.to_json()))
+    data["sensitivity"]["sampler"] = "euler"
+    with pytest.raises(FileFormatError, match="the sensitivity is of another sampler or number of steps"):
+        Allocation.from_json(data)
+
+
 def test_the_file_comes_back_as_it_was_and_fits_its_schema():
     jsonschema = pytest.importorskip("jsonschema")
     found = sensitivity(make_groups(SCHEDULE, count=3), [0.1, 2.0, 30.0])
@@ -210,6 +226,12 @@ def test_the_file_comes_back_as_it_was_and_fits_its_schema():
         ({"groups.1.evaluations": 0}, "no evaluations and an amplification"),
         ({"groups.1.error": 0.0}, "evaluations and no error"),
         ({"groups.1.se": None, "groups.0.index": 1}, "cannot be read"),
+        ({"noise_schedule": {"kind": "x"}}, "cannot be read"),
+        (
+            {"noise_schedule": {"kind": "linear", "num_timesteps": 50}},
+            "its noise schedule has 50 timesteps, expected 100",
+        ),
+        ({"steps": 777}, "fewer evaluations than the sampler has steps, 777"),
     ],
 )
 def test_a_tampered_file_is_refused(change, said):

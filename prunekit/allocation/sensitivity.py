@@ -13,7 +13,7 @@ import numpy as np
 
 from prunekit._json import JsonDict
 from prunekit._types import FloatArray, IntArray
-from prunekit.errors import FileFormatError, InputError
+from prunekit.errors import FileFormatError, InputError, PrunekitError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import SENSITIVITY
 from prunekit.schedule import NoiseSchedule
@@ -254,9 +254,17 @@ class Sensitivity:
         try:
             if not any(part.amplification for part in known.groups):
                 raise ValueError("no group has an amplification: the noise changed no sample")
-            return cls(**fields, groups=tuple(map(GroupSensitivity.of, known.groups)), about=about or None)
-        except ValueError as error:
-            raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
+            made = cls(**fields, groups=tuple(map(GroupSensitivity.of, known.groups)), about=about or None)
+            if sum(part.evaluations for part in known.groups) < known.steps:
+                raise ValueError(f"its groups have fewer evaluations than the sampler has steps, {known.steps}")
+            schedule = made.noise_schedule
+            if schedule is not None and schedule.num_timesteps != made.num_timesteps:
+                raise ValueError(
+                    f"its noise schedule has {schedule.num_timesteps} timesteps, expected {made.num_timesteps}"
+                )
+        except (ValueError, PrunekitError) as error:
+            raise FileFormatError(f"{source} cannot be read ({str(error).rstrip('.')}); {_AGAIN}.") from error
+        return made
 
 
 _ABOUT = ("prunekit", "model", "noise_schedule")

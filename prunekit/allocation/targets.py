@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prunekit._json import JsonDict
 from prunekit.allocation.frontier import Frontier
 from prunekit.allocation.sensitivity import Sensitivity
+from prunekit.choices import AllocationRule
 from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import ALLOCATION
@@ -201,11 +202,7 @@ def _agreeing(allocation: Allocation, mean: float | None) -> None:
         ValueError: the shares do not sum to 1, or the means or the targets do not match the groups.
     """
     groups, base, found = allocation.groups, allocation.base_macs, allocation.mean_mac_ratio
-    if len(allocation.frontiers) not in (0, len(groups)):
-        raise ValueError(f"{len(allocation.frontiers)} frontiers for {len(groups)} groups")
-    own = () if allocation.sensitivity is None else allocation.sensitivity.groups
-    if own and [(g.start, g.stop) for g in own] != [(g.start, g.stop) for g in groups]:
-        raise ValueError("the sensitivity is of other timestep groups")
+    _of_one_network(allocation)
     shares = math.fsum(group.share for group in groups)
     if abs(shares - 1) > _ROUNDING:
         raise ValueError(f"the shares of the sampler's steps sum to {shares:g}; expected 1")
@@ -221,6 +218,30 @@ def _agreeing(allocation: Allocation, mean: float | None) -> None:
             raise ValueError(
                 f"the target of group {group.index} is {given} MACs; expected {expected}, which is mac_ratio of base_macs"
             )
+
+
+def _of_one_network(allocation: Allocation) -> None:
+    """Refuse frontiers and a sensitivity of other networks, timestep groups or samplers, and what no rule gives.
+
+    Raises:
+        ValueError: there is one.
+    """
+    groups, base, sensitivity = allocation.groups, allocation.base_macs, allocation.sensitivity
+    low, high = allocation.feasible
+    if allocation.rule not in get_args(AllocationRule) or not 0 <= low <= high <= 1:
+        raise ValueError(f"no rule {allocation.rule:.40} gives budgets from {low:g} to {high:g}")
+    if len(allocation.frontiers) not in (0, len(groups)):
+        raise ValueError(f"{len(allocation.frontiers)} frontiers for {len(groups)} groups")
+    bases = sorted({frontier.base_macs for frontier in allocation.frontiers} | ({base} if base else set()))
+    if len(bases) > 1:
+        raise ValueError(f"its frontiers and targets are of networks of {bases[0]:,} and {bases[-1]:,} MACs")
+    if sensitivity is None:
+        return
+    if [(g.start, g.stop) for g in sensitivity.groups] != [(g.start, g.stop) for g in groups]:
+        raise ValueError("the sensitivity is of other timestep groups")
+    evaluations = sum(group.evaluations for group in sensitivity.groups)
+    if (sensitivity.sampler, evaluations) != (allocation.sampler, allocation.sampler_steps):
+        raise ValueError("the sensitivity is of another sampler or number of steps")
 
 
 def _whole(macs: float) -> int:

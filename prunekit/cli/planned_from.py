@@ -137,7 +137,7 @@ class Recorded:
             if network is not None and network.sha256 and of and of != network.sha256:
                 raise InputError(f"{journals} was searched in another base than --base; {RECORD}.")
 
-    def weights(self, network: PlannedNetwork | None) -> Sensitivity | None:
+    def weights(self, network: PlannedNetwork | None, schedule: NoiseSchedule) -> Sensitivity | None:
         """The sensitivity by which losses are weighed; None without its file.
 
         Raises:
@@ -151,4 +151,9 @@ class Recorded:
 
             found.check_weights(weights_hash(network.model))
             found.check_schedule(network.schedule)
+        elif found.noise_schedule is not None and not found.noise_schedule.is_close(schedule):
+            raise InputError(
+                f"{self.sensitivity} was measured with another noise schedule than the timestep groups or the options; name the "
+                "model by --base, or measure it again with `prunekit sensitivity`."
+            )
         return found

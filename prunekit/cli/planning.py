@@ -163,7 +163,7 @@ def allocate(
         floor=floor,
         network_floor=0.0 if network is None else network.floor,
         frontiers=frontiers,
-        sensitivity=recorded.weights(network),
+        sensitivity=recorded.weights(network, schedule),
     )
     if network is not None:
         allocation = allocation.for_model(network.macs)

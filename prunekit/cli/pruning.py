@@ -111,7 +111,7 @@ def prune(
     check_timesteps(partition, loaded.schedule, base)
     _note_other_steps(plan, loaded.schedule)
     wanted = [partition[index] for index in goal.group] if goal.group else list(partition)
-    known = searching.weighed_by(plan, loaded.model)
+    known = searching.weighed_by(plan, loaded.model, loaded.schedule)
     read = [base, config, inputs, goal.allocation, searching.sensitivity, searching.study, table]
     _check_outputs([output / f"group-{one.index}" for one in wanted], read, overwrite)
     others = data_options(data, resolution)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from prunekit.allocation import Allocation, Sensitivity
+    from prunekit.schedule import NoiseSchedule
     from prunekit.search import Endpoint
 
 __all__ = ["LanguageModel", "Searching"]
@@ -57,11 +58,12 @@ class Searching:
     ] = None
     seed: Seed = 0
 
-    def weighed_by(self, plan: "Allocation", model: "nn.Module") -> "Sensitivity | None":
+    def weighed_by(self, plan: "Allocation", model: "nn.Module", schedule: "NoiseSchedule") -> "Sensitivity | None":
         """What the sampler makes of an error in each group: the file's, or the allocation's.
 
         Raises:
-            InputError: a file is given and nothing is negligible, or it is of other groups or another network.
+            InputError: a file is given and nothing is negligible, or it is of other groups, another network or another
+                noise schedule.
         """
         from prunekit.allocation import Sensitivity
         from prunekit.results.formats import SENSITIVITY
@@ -78,6 +80,7 @@ class Searching:
         if found is not None:
             found.check_groups(plan.timestep_groups)
             found.check_weights(weights_hash(model))
+            found.check_schedule(schedule)
         return found
 
 

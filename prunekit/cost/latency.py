@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["LatencyCheck", "LatencyTable", "prediction_error"]
 
 _AGAIN = "measure it again"
+_MOST, _LONGEST = 2**31, 1e6  # calls or positions; seconds
 
 
 def prediction_error(error: float | None, worst: float | None) -> str:
@@ -187,7 +188,12 @@ class LatencyTable:
                 f"this network's is {graph.fingerprint}); measure one for this network."
             )
         self._check_reach(graph, cost)
-        return LatencyModel(self, cost)
+        made = LatencyModel(self, cost)
+        if made.nanoseconds(graph.full_widths) <= 0:
+            raise InputError(
+                "The table of layer times says that the network takes no time; measure one for this network."
+            )
+        return made
 
     def _check_reach(self, graph: ChannelGraph, cost: CostModel) -> None:
         """Refuse channel groups that become narrower than what was timed, as with other limits on layers.
@@ -240,6 +246,11 @@ class LatencyTable:
             layers = {name: Used(used.table, used.calls, used.positions) for name, used in known.layers.items()}
             if not all(used.table < len(times) for used in layers.values()):
                 raise ValueError("a layer names a table that is not there")
+            if max((max(used.calls, used.positions) for used in layers.values()), default=0) > _MOST:
+                raise ValueError(f"a layer has more than {_MOST:,} calls or positions")
+            timed = [known.base_seconds, *(value or 0.0 for value in vars(known.rest).values())]
+            if max(timed) > _LONGEST or any(table.seconds.max() > _LONGEST for table in times):
+                raise ValueError(f"a time is above {_LONGEST:g} seconds")
         except FileFormatError:
             raise
         except ValueError as error:

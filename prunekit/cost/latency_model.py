@@ -50,7 +50,8 @@ class LatencyModel:
         found = []
         for index, times in enumerate(self.table.times):
             used = [(place[name], use.calls) for name, use in self.table.layers.items() if use.table == index]
-            found.append((times, np.array([row for row, _ in used]), np.array([calls for _, calls in used])))
+            rows, calls = (np.array([use[at] for use in used], dtype=np.int64) for at in (0, 1))
+            found.append((times, rows, calls))
         return found
 
     @cached_property

@@ -91,8 +91,6 @@ class PlannedRun(BasedRun):
         """Train networks of a few sizes of every group for a short time; returns the stages' names."""
         floor, sizes = allocation.frontier_floor, allocation.recoveries
         short = shortened(tune, allocation.recovery_steps, prune.seed)
-        if self.has_specialist:
-            short = replace(short, only_pruned=True)
         how = self.recipe.deciding(["finetune"])
         how.get("finetune", {}).pop("share_steps", None)  # the recoveries all have as many
         for key in ("steps", "warmup_steps", "seed"):  # and have their own

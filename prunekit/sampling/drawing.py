@@ -340,5 +340,10 @@ def ddim_step(
 def _step(scheduler: Any, prediction: Tensor, t: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
     """One scheduler step; those that draw noise get the samples' generators, those that draw none do not take one."""
     own = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    stepped: Tensor = scheduler.step(prediction, t, x, return_dict=False, **own)[0]
+    try:
+        stepped: Tensor = scheduler.step(prediction, t, x, return_dict=False, **own)[0]
+    except (NotImplementedError, ValueError) as error:  # what the network predicts, or another of its settings
+        raise InputError(
+            f"{type(scheduler).__name__} cannot sample from this network: {error}; use another sampler."
+        ) from error
     return stepped

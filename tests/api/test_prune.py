@@ -206,3 +206,29 @@ def test_a_target_of_time_measures_layer_times_at_the_batch_size_asked_for(tmp_p
     assert table.read_bytes() == written
     with pytest.raises(pk.errors.InputError, match="layer times for batches of 3, and `latency_batch_size` asks for 2"):
         pk.prune(denoiser(), INPUTS, target=1.0, options=replace(options, latency_batch_size=2))
+
+
+def test_what_comes_back_is_in_eval_mode_as_when_it_is_loaded() -> None:
+    layers = (
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Conv2d(16, 1, 3, padding=1),
+    )
+    network = nn.Sequential(*layers).train()
+    found = pk.prune(network, INPUTS[:1], target=0.5).model
+    assert not any(module.training for module in found.modules())
+    assert network.training
+    assert torch.equal(found(torch.ones(1, 1, 8, 8)), found(torch.ones(1, 1, 8, 8)))
+
+
+def test_networks_without_values_or_gradients_are_refused() -> None:
+    with pytest.raises(pk.InputError, match="on the meta device"):
+        pk.prune(Denoiser().to("meta"), INPUTS, target=0.5)
+    with torch.inference_mode():
+        made = Denoiser()
+        with pytest.raises(pk.InputError, match="inference mode"):
+            pk.prune(denoiser(), INPUTS, target=0.5)
+    with pytest.raises(pk.InputError, match="inference mode"):
+        pk.prune(made, INPUTS, target=0.5)

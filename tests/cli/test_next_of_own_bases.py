@@ -134,3 +134,11 @@ def test_a_step_too_early_or_a_slip_names_what_is_needed(desk, line, said):
     refused = typed(line)
     assert refused.code == 2
     assert said in refused.sentence
+
+
+def test_a_sampler_that_cannot_take_what_the_network_predicts_says_so(desk):
+    line = "prunekit sample embedded:digits --prediction-type sample --sampler pndm --count 2 --num-inference-steps 4"
+    refused = typed(line)
+    assert refused.code == 2
+    assert "PNDMScheduler cannot sample from this network" in refused.err
+    assert not Path("samples").exists()

@@ -189,12 +189,28 @@ def test_json_and_back_predicts_the_same(measured):
         ("rest", {"layer_scale": -1.0, "seconds": 0.0, "seconds_per_value": 0.0}),
         ("batch_size", "two"),
         ("checks", [{}]),
+        ("base_seconds", 1e9),
+        ("rest", {"layer_scale": 1.0, "seconds_per_call": 1e300, "seconds_per_value": 0.0}),
     ],
 )
 def test_broken_tables_are_refused(measured, key, value):
     data = {**measured[1].to_json(), key: value}
     with pytest.raises(FileFormatError, match=r"somewhere\.json"):
         LatencyTable.from_json(data, "somewhere.json")
+
+
+def test_a_table_without_layers_or_time_is_refused(measured):
+    tiny, table = measured
+    data = json.loads(json.dumps(table.to_json()))
+    name = next(iter(data["layers"]))
+    data["layers"][name]["calls"] = 2**62
+    with pytest.raises(FileFormatError, match=r"a layer has more than 2,147,483,648 calls or positions"):
+        LatencyTable.from_json(data)
+    nothing = dataclasses.replace(table, layers={}, rest=Rest(0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(InputError, match="says that the network takes no time"):
+        nothing.bind(tiny.graph, tiny.cost)
+    unused = dataclasses.replace(table, layers={}, rest=Rest(1.0, 1.0, 0.0, 0.0))
+    assert unused.bind(tiny.graph, tiny.cost).nanoseconds(tiny.graph.full_widths) == 10**9
 
 
 def test_a_table_of_another_network_or_norm_mode_is_refused(bench, measured):

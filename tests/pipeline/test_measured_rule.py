@@ -1,7 +1,5 @@
 """A run whose targets follow from its own searches."""
 
-from dataclasses import replace
-
 import pytest
 from micro_recipe import Spy, StopError, micro
 
@@ -155,22 +153,6 @@ def test_a_sensitivity_without_rule_measured_is_refused():
 
 RECOVERED = SENSITIVE | {"allocation__recoveries": 2, "allocation__recovery_steps": 3}
 TUNED = {key: value for key, value in RECOVERED.items() if key != "finetune"} | {"finetune__share_steps": True}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick")
-def test_the_base_beside_a_specialist_takes_none_of_its_steps(tmp_path, execute, monkeypatch):
-    recipe = micro(**TUNED | {"groups": {"experts": "noisy"}})
-    execute(recipe, tmp_path)
-    whole = Recoveries.from_json(read_json(tmp_path / "recovery" / "group-0.json")).groups[0].points[-1]
-    assert whole.after == whole.before  # the run does not train it
-    run = Run(recipe, tmp_path)
-    planned, pruned = run.allocation, run._steps(recipe.finetune)
-    assert min(pruned) > 0
-    base, specialist = planned.groups
-    base = replace(base, mac_ratio=1.0, target_macs=planned.base_macs)
-    monkeypatch.setattr(Run, "allocation", replace(planned, groups=(base, specialist)))
-    assert run._steps(recipe.finetune) == (0, 4)
 
 
 @pytest.mark.slow
