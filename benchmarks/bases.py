@@ -6,7 +6,7 @@ show. More seeds of the same base are N + 10, N + 20, …; each base's mean coun
 the manifest of every finished base to reports/bases/STUDY/base-N.json (base-N-seed-S.json for another seed), and the table over all
 of them to reports/bases/bases.json and .md:
 
-    python benchmarks/bases.py --work /tmp/bases                                       # everything, about 20 hours on one core
+    python benchmarks/bases.py --work /tmp/bases                                       # everything, about 21 hours on one core
     python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 3 4
     python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 0 --seeds 10 20 --entries "experts 0.8, snr"
     python benchmarks/bases.py --table                                                 # only what is finished
