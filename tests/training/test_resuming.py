@@ -160,7 +160,7 @@ def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
-    assert len(checkpoint_steps(broken / "checkpoints")) <= 2
+    assert len(checkpoint_steps(broken / "checkpoints")) <= 3  # two, and one that was about to be removed
     assert finished(broken, **options) == whole
     assert killed >= 20
 
