@@ -197,13 +197,18 @@ class Sensitivity:
         if self.weights_sha256 not in (None, weights):
             raise InputError(f"The sensitivity was measured with other weights than those of the base: {_AGAIN}.")
 
+    def is_of(self, schedule: NoiseSchedule) -> bool:
+        """Whether it was measured with a noise schedule; True if the file does not say."""
+        own = self.noise_schedule
+        return own is None or own.is_close(schedule)
+
     def check_schedule(self, schedule: NoiseSchedule) -> None:
         """Refuse a sensitivity that was measured with another noise schedule.
 
         Raises:
             InputError: it was.
         """
-        if self.noise_schedule is not None and not self.noise_schedule.is_close(schedule):
+        if not self.is_of(schedule):
             raise InputError(
                 f"The sensitivity was measured with another noise schedule than the base's; expected the same: {_AGAIN}."
             )

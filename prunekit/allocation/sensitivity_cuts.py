@@ -60,9 +60,7 @@ class BySensitivity:
             )
         places = np.arange(len(parts))
         logs = np.interp(places, places[known], np.log(values[known]))
-        reached = np.concatenate([[0.0], np.cumsum(steps)])
-        costs = np.where(np.subtract.outer(reached, reached).T > 0, _costs(logs, np.where(known, steps, 0.0)), np.inf)
-        inner = best_intervals(costs, count)
+        inner = best_intervals(_costs(logs, np.where(known, steps, 0.0), steps), count)
         cuts = [parts[i].start for i in inner]
         middles = np.array([(part.start + part.stop) // 2 for part in parts], dtype=np.int64)
         facts = {"measured_groups": len(parts), "in": self.sensitivity.measured_in}
@@ -70,12 +68,13 @@ class BySensitivity:
         return Grouping(TimestepGroups.from_cuts(schedule.num_timesteps, cuts, self.name), evidence)
 
 
-def _costs(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Weighted squares of the values of each range about its mean, shape (n + 1, n + 1)."""
+def _costs(values: FloatArray, weights: FloatArray, steps: FloatArray) -> FloatArray:
+    """Weighted squares of the values of each range about its mean, shape (n + 1, n + 1); infinite for a range without steps."""
 
     def sums(numbers: FloatArray) -> FloatArray:
         total = np.concatenate([[0.0], np.cumsum(numbers)])
         return np.asarray(total[None, :] - total[:, None])
 
     mass, first, second = sums(weights), sums(weights * values), sums(weights * values**2)
-    return np.asarray(np.maximum(second - first**2 / np.where(mass > 0, mass, 1.0), 0.0))
+    spread = np.maximum(second - first**2 / np.where(mass > 0, mass, 1.0), 0.0)
+    return np.asarray(np.where(sums(steps) > 0, spread, np.inf))

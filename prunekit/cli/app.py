@@ -172,10 +172,15 @@ def _said(error: OSError) -> str:
         mend = "make room there, or write to another place; what was there before is unchanged"
     try:
         sys.stdout.flush()
-    except OSError:  # standard output itself failed; the interpreter would try to write to it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:  # standard output itself failed
+        _drop_output()
     where = error.filename or "Standard output, or a file that grows"
     return f"{where}: {error.strerror or error}; {mend}."
+
+
+def _drop_output() -> None:
+    """Send what is left of standard output nowhere; the interpreter would try to write it again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
@@ -199,7 +204,7 @@ def main() -> None:
     except PrunekitError as error:
         sys.exit(fail(str(error), error))
     except BrokenPipeError:  # nobody reads the output any more, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(_CLOSED)
     except OSError as error:  # a path that cannot be read or written
         sys.exit(fail(_said(error), error))

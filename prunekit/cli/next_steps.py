@@ -107,10 +107,13 @@ def after_prune(
         told: options of the prune that those of the missing groups share.
     """
     slims = slims_in(slim)
-    have = {one.group.index for one in slims}
-    missing = missing_groups(slims, _near(slim, allocation)) if slims and groups is None else groups or ()
-    if wanted := [group.index for group in missing if group.index not in have]:
-        return prune_missing(base, slim, wanted, allocation, **told)
+    if groups is None:
+        missing = missing_groups(slims, _near(slim, allocation)) if slims else []
+    else:
+        have = {one.group.index for one in slims}
+        missing = [group for group in groups if group.index not in have]
+    if missing:
+        return prune_missing(base, slim, [group.index for group in missing], allocation, **told)
     unfinished = any(not one.finished for one in slims)
     return command("finetune", slim, data=_encoded(base)) if unfinished else command("assemble", slim)
 

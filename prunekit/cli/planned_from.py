@@ -151,7 +151,7 @@ class Recorded:
 
             found.check_weights(weights_hash(network.model))
             found.check_schedule(network.schedule)
-        elif found.noise_schedule is not None and not found.noise_schedule.is_close(schedule):
+        elif not found.is_of(schedule):
             raise InputError(
                 f"{self.sensitivity} was measured with another noise schedule than the timestep groups or the options; name the "
                 "model by --base, or measure it again with `prunekit sensitivity`."
