@@ -1,6 +1,5 @@
 """The whole job in one call: makes a drop-in denoiser from a pipeline and images."""
 
-import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from prunekit.checkpoint.scheduler import prediction_under
 from prunekit.choices import ExpertsKind
 from prunekit.data import ImageData, ImageSplit, as_images
 from prunekit.errors import InputError
+from prunekit.graph.copying import copied
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import TimestepExperts
 from prunekit.nets.sharing import shared, shared_networks
@@ -151,5 +151,5 @@ def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type:
             "linear" if schedule is None else "given",
         )
     spec = ModelSpec.of(model)
-    own = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
+    own = copied(model).cpu().float().eval().requires_grad_(True)
     return Base(own, spec, Parameterization(schedule or NoiseSchedule.linear(), kind or "epsilon"))

@@ -1,6 +1,5 @@
 """Prunes one network in one call: without data, or by a search and repair with a loss on a group of timesteps."""
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from prunekit.cost import CostModel
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
 from prunekit.graph.branch import said_of_branches
-from prunekit.graph.forward_pass import Inputs
+from prunekit.graph.copying import copied
+from prunekit.graph.forward_pass import Inputs, undisturbing
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, no_loss
 from prunekit.search import SearchOptions, SearchResult
@@ -86,6 +86,7 @@ class Pruned:
         )
 
 
+@undisturbing
 def prune(
     model: nn.Module,
     example_inputs: Inputs,
@@ -207,4 +208,4 @@ def _spec_of(model: nn.Module, example_inputs: Inputs, config: JsonDict | None) 
         return replace(ModelSpec.of(model), inputs=example_inputs)
     except InputError:
         own: Any = config if config is not None else {}
-        return ModelSpec(type(model).__name__, own, factory=lambda _: copy.deepcopy(model), inputs=example_inputs)
+        return ModelSpec(type(model).__name__, own, factory=lambda _: copied(model), inputs=example_inputs)

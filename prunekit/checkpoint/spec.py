@@ -1,6 +1,5 @@
 """A network by its name and constructor arguments: the registry of architectures, and networks that the caller builds."""
 
-import copy
 import inspect
 import json
 import math
@@ -21,6 +20,7 @@ from prunekit.checkpoint.deriving import derived_inputs
 from prunekit.checkpoint.inputs import form_of, inputs_of
 from prunekit.conditions import Calling
 from prunekit.errors import FileFormatError, InputError, PrunekitError
+from prunekit.graph.copying import copied
 from prunekit.graph.forward_pass import Inputs
 
 __all__ = ["Factory", "InputsOf", "ModelSpec", "shapes_of"]
@@ -204,7 +204,7 @@ class ModelSpec:
         """The same network, built by a function or copied from a network of the caller's, run with the caller's inputs."""
         if isinstance(factory, nn.Module):
             unpruned = factory
-            return replace(self, factory=lambda _: copy.deepcopy(unpruned), inputs=inputs)
+            return replace(self, factory=lambda _: copied(unpruned), inputs=inputs)
         return replace(self, factory=factory, inputs=inputs)
 
     @classmethod

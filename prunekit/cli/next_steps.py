@@ -136,7 +136,7 @@ def after_finetune(slim: Path) -> str:
         slim = slim.parent
     slims = slims_in(slim)
     if not slims:
-        return command("sample", slim)
+        return _sample(slim)
     if any(not one.finished for one in slims):
         return command("finetune", slim, data=_encoded(_base_of(slims, slim)))
     if missing := missing_groups(slims, _near(slim, None)):
@@ -172,7 +172,7 @@ def after_report(run: Path) -> str:
 def after_cost(model: str, config: Path | None = None) -> str:
     """After the cost of a base: divide a budget of it. Experts have one already."""
     if (Path(model) / "experts.json").is_file():
-        return command("sample", model)
+        return _sample(model, _evaluate(model, _base_of(slims_in(Path(model)), Path(model))))
     slim = (Path(model) / "config.json").is_file() and has_format(SLIM)(Path(model) / "config.json")
     return after_finetune(Path(model)) if slim else command("allocate", budget=_BUDGET, base=model, config=config)
 
@@ -192,7 +192,7 @@ def after_sensitivity(
 ) -> str:
     """After a sensitivity: divide a budget by it if frontiers are recorded, else record them. Experts have a budget already."""
     if (Path(model) / "experts.json").is_file():
-        return command("sample", model)
+        return _sample(model)
     if _with_frontiers(len(groups), _FRONTIERS) is None:
         return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS)
     return command(
@@ -276,9 +276,7 @@ def after_run(folder: Path, pipeline: str | None = None, entry: str | None = Non
     model = next((path for path in made if path.exists()), None)
     if model is None:
         return command("report", folder)
-    return (
-        command("sample", model) if pipeline is None else command("sample", model, pipeline=pipeline, prompts=_PROMPTS)
-    )
+    return _sample(model) if pipeline is None else command("sample", model, pipeline=pipeline, prompts=_PROMPTS)
 
 
 def after_comparison(second: str, first: str) -> str:
@@ -294,9 +292,11 @@ def after_export(model: str) -> str:
     return _sample(model)
 
 
-def _sample(model: Path | str) -> str:
-    """Sample a model, or count its costs if that is done."""
-    return command("cost", model) if samples_of(str(model)).exists() else command("sample", model)
+def _sample(model: Path | str, otherwise: str | None = None) -> str:
+    """Sample a model; if its samples are there, another command, or else count its costs."""
+    if samples_of(str(model)).exists():
+        return otherwise or command("cost", model)
+    return command("sample", model)
 
 
 def _evaluate(experts: Path | str, base: str) -> str:

@@ -19,7 +19,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from prunekit._json import JsonObject
 from prunekit._types import Args, Function, Kwargs
-from prunekit.graph.forward_pass import Inputs, run_once
+from prunekit.graph.forward_pass import Inputs, run_once, undisturbing
 from prunekit.graph.weightless import without_values
 
 __all__ = [
@@ -151,6 +151,7 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@undisturbing
 def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
     """Count the MACs of one forward pass.
 

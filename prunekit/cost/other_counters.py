@@ -1,7 +1,6 @@
 """Counts of fvcore, thop and torch-pruning for a model, and their differences from this package's count, module by module."""
 
 import contextlib
-import copy
 import importlib.util
 import io
 import re
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from prunekit._json import JsonDict, JsonObject
 from prunekit.cost.counter import MacCount, count_macs, operator_name, own_counts
+from prunekit.graph.copying import copied
 from prunekit.graph.forward_pass import Inputs
 
 __all__ = ["Difference", "OtherCount", "other_counters"]
@@ -109,7 +109,7 @@ def _compared(
     names: tuple[str, ...] | None,
     values: tuple[Tensor, ...],
 ) -> OtherCount:
-    wrapped = _ByPlace(copy.deepcopy(model), names).eval()  # a copy, since thop leaves keys behind
+    wrapped = _ByPlace(copied(model), names).eval()  # a copy, since thop leaves keys behind
     try:
         figure, params, counts = count(wrapped, values)
     except Exception as error:  # an error in a foreign counter must only cost its own column

@@ -1,6 +1,5 @@
 """Measures the times of a network's single layers and of the network at several widths, in turn on one machine."""
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from prunekit.cost.layer_times import LayerOp, LayerTimes, Used, layers_used, op
 from prunekit.cost.stairs import block_of, probed_widths
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
+from prunekit.graph.copying import copied
 from prunekit.graph.forward_pass import Inputs, evaluation_mode, output_tensors
 
 __all__ = ["LatencyOptions", "Measured", "measure"]
@@ -123,7 +123,7 @@ def _placed(model: nn.Module, options: LatencyOptions) -> tuple[nn.Module, torch
     dtype: torch.dtype = getattr(torch, options.dtype)
     if (own.device, own.dtype) == (device, dtype):
         return model, device, dtype
-    return nn.Module.to(copy.deepcopy(model), device=device, dtype=dtype), device, dtype  # diffusers' own has warnings
+    return nn.Module.to(copied(model), device=device, dtype=dtype), device, dtype  # diffusers' own has warnings
 
 
 def _timed_widths(kind: LayerOp, inner: IntArray, outer: IntArray) -> Iterator[tuple[int, int]]:

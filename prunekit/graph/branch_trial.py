@@ -5,7 +5,6 @@ with that of the same weights where the sums are left out. The copy must also ru
 The same is tried at other widths.
 """
 
-import copy
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -22,8 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit._types import Args, Kwargs
 from prunekit.graph.branch import Branch, stubs_of
+from prunekit.graph.copying import copied
 from prunekit.graph.deadline import Deadline
-from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
+from prunekit.graph.forward_pass import Inputs, output_tensors, run_and_keep, run_once
 from prunekit.graph.lineage import Lineage, followed, makes_step
 from prunekit.graph.operators.common import name_of
 from prunekit.graph.residuals import Residual, residuals
@@ -93,9 +93,9 @@ class _Trial:
         self._model = _randomised(model, dtype)
         self._inputs = tree_map(partial(_cast, dtype=dtype), random_inputs(inputs))
         self._deadline, self._near = deadline, _NEAR[dtype]
-        run_once(self._model, self._inputs)  # what a network computes once and keeps is not noted
+        run_and_keep(self._model, self._inputs)  # what a network computes once and keeps is not noted
         self._lineage, _ = followed(self._model, self._inputs, deadline)
-        self._cut = copy.deepcopy(self._model)
+        self._cut = copied(self._model)
         self._children = [(module._modules, dict(module._modules)) for module in self._cut.modules()]
 
     @classmethod
@@ -180,7 +180,7 @@ class _LeavingOut(TorchDispatchMode):
 def _randomised(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy whose weights keep activations near one: in a new network, gates and last layers are zero."""
     draws = torch.Generator().manual_seed(0)
-    clone = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own warns
+    clone = nn.Module.to(copied(model), dtype)  # diffusers' own warns
     made, parameters = {}, dict(clone.named_parameters())
     for key, tensor in all_tensors(clone).items():
         if not tensor.is_floating_point() or key not in parameters:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit._types import Args, Function, Kwargs
 from prunekit.errors import GraphError
-from prunekit.graph.forward_pass import Inputs, run_once
+from prunekit.graph.forward_pass import Inputs, run_and_keep
 
 __all__ = ["Deadline", "run_first"]
 
@@ -103,4 +103,4 @@ def run_first(model: nn.Module, inputs: Inputs, deadline: Deadline) -> None:
         GraphError: the time is up.
     """
     with _Hurried(deadline):
-        run_once(model, inputs)
+        run_and_keep(model, inputs)

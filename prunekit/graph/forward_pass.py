@@ -1,9 +1,10 @@
 """One forward pass of a network, in eval mode and without gradients, with nothing hidden from hooks and modes."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,20 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit.errors import InputError
 
-__all__ = ["Inputs", "check_one_sample", "evaluation_mode", "output_tensors", "run_once"]
+__all__ = [
+    "Inputs",
+    "check_one_sample",
+    "evaluation_mode",
+    "output_tensors",
+    "run_and_keep",
+    "run_once",
+    "undisturbed",
+    "undisturbing",
+]
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 _UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
 
@@ -38,7 +50,22 @@ def _has_rows(leaf: Any) -> bool:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards every module, not only the root, has the mode that it had."""
+    """Eval mode within the block. Afterwards every module, not only the root, has the mode and the buffers that it had.
+
+    A forward pass may write buffers: a counter, a table, statistics. Undone, each pass starts alike, and the caller's network is as
+    it was. A module whose buffers were written gets its other attributes back, too, such as the mark that a table is filled.
+    """
+    holdings = [_Holdings(module) for module in model.modules() if module._buffers]
+    try:
+        with _eval(model):
+            yield
+    finally:
+        for holding in holdings:
+            holding.restore()
+
+
+@contextmanager
+def _eval(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     if training:
         model.eval()
@@ -49,9 +76,72 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """:func:`evaluation_mode`, and afterwards torch's global generators go on as if the network had drawn nothing."""
+    cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices=cuda), evaluation_mode(model):
+        yield
+
+
+def undisturbing(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make a function leave the network undisturbed that is its first argument, see :func:`undisturbed`."""
+
+    @wraps(function)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        model = args[0] if args else kwargs.get("model")
+        if not isinstance(model, nn.Module):  # the function says so
+            return function(*args, **kwargs)
+        with undisturbed(model):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+class _Holdings:
+    """What a module with buffers holds now.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._attributes, self._buffers = module, dict(vars(module)), dict(module._buffers)
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            self._values = {name: each.clone() for name, each in self._buffers.items() if _can_be_written(each)}
+
+    def restore(self) -> None:
+        """Give the module back what it held, if its buffers have changed."""
+        buffers = self._module._buffers
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            written = [name for name, value in self._values.items() if not torch.equal(self._buffers[name], value)]  # type: ignore[arg-type]
+            for name in written:
+                self._buffers[name].copy_(self._values[name])  # type: ignore[union-attr]
+        replaced = buffers.keys() != self._buffers.keys() or any(buffers[k] is not v for k, v in self._buffers.items())
+        if replaced:
+            buffers.clear()
+            buffers.update(self._buffers)
+        if written or replaced:
+            own = vars(self._module)
+            own.clear()
+            own.update(self._attributes)
+
+
+def _can_be_written(buffer: Tensor | None) -> bool:
+    if type(buffer) is not Tensor or buffer.is_meta or buffer.is_inference():
+        return False
+    return buffer.layout is torch.strided and not buffer.is_quantized and 0 not in buffer.stride()
+
+
 def run_once(model: nn.Module, inputs: Inputs) -> Any:
-    """One forward pass without gradients, in eval mode; afterwards each module has its old mode again."""
-    with _nothing_hidden(), evaluation_mode(model), torch.no_grad():
+    """One forward pass without gradients, in eval mode; afterwards each module is as it was, see :func:`evaluation_mode`."""
+    with evaluation_mode(model):
+        return run_and_keep(model, inputs)
+
+
+def run_and_keep(model: nn.Module, inputs: Inputs) -> Any:
+    """:func:`run_once`, but what the network keeps of the pass stays: some keep tables or masks, and later passes compute less."""
+    with _nothing_hidden(), _eval(model), torch.no_grad():
         return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 

@@ -3,9 +3,7 @@
 The two halves are apart on purpose. Fitting needs shapes only, so a slim model on disk is rebuilt by the very code that pruned it.
 """
 
-import copy
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.branch import Stub
+from prunekit.graph.copying import structure
 from prunekit.graph.families import refresh
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, known_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
@@ -34,11 +33,8 @@ __all__ = [
     "sliced_shapes",
     "sliced_state",
     "slicer",
-    "structure",
     "tensors_of",
 ]
-
-_CONTAINERS = (dict, OrderedDict, list, set)
 
 
 def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, Tensor]:
@@ -235,15 +231,6 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     if not share and not plan.is_whole and graph.witness is not None:
         graph.witness.check(pruned, stubs)
     return pruned
-
-
-def structure(model: nn.Module, shared: Iterable[Tensor]) -> nn.Module:
-    """A copy of a network in which some tensors are the network's own; they are meant to be replaced."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
-    for value in chain.from_iterable(vars(module).values() for module in model.modules()):
-        if type(value) in _CONTAINERS and not value:  # a dozen a module, for hooks; to copy each takes the time
-            memo[id(value)] = type(value)()
-    return copy.deepcopy(model, memo)
 
 
 def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, int]]:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from prunekit._messages import one_line
@@ -14,7 +13,7 @@ from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.declared import as_layers
-from prunekit.graph.forward_pass import Inputs
+from prunekit.graph.forward_pass import Inputs, undisturbing
 from prunekit.graph.group_building import Making
 from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.plan import PruningPlan
@@ -31,6 +30,7 @@ __all__ = ["trace", "with_branches"]
 _log = logging.getLogger(__name__)
 
 
+@undisturbing
 def trace(
     model: nn.Module,
     example_inputs: Inputs,
@@ -67,8 +67,7 @@ def trace(
     constraints = constraints or Constraints()
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
     tracing = _Tracing(Retries(ways, constraints), norm_mode, Deadline(seconds, progress))
-    cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
-    with torch.random.fork_rng(devices=cuda), as_layers(model, constraints.declare):  # a network may draw numbers
+    with as_layers(model, constraints.declare):
         graph = tracing.run(model, example_inputs)
         graph = graph if shrink == "width" else with_branches(graph, model, example_inputs, tracing.deadline)
         return constraints.held(graph, model).shrinking(shrink)

@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit._types import Args, Function, Kwargs
+from prunekit.graph.copying import structure
 from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.hollow import hollow_result
-from prunekit.graph.surgery import all_tensors, put, structure
+from prunekit.graph.surgery import all_tensors, put
 
 __all__ = ["LARGE", "hollow", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless", "without_values"]
 

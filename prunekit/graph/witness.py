@@ -18,7 +18,7 @@ from prunekit.graph.branch import Stub
 from prunekit.graph.calls import call_name, is_plain
 from prunekit.graph.constraints import Declared
 from prunekit.graph.declared import as_layers
-from prunekit.graph.forward_pass import Inputs, run_once
+from prunekit.graph.forward_pass import Inputs, evaluation_mode, run_and_keep, run_once
 from prunekit.graph.pruning_faults import text_of
 from prunekit.graph.stubs import Shortcut, Void
 from prunekit.graph.weightless import without_values
@@ -60,8 +60,8 @@ class Witness:
         names, inputs = _Names(), self.inputs_of(model)
         devices = {t.get_device() for t in model.parameters() if t.is_cuda}
         try:
-            with torch.random.fork_rng(devices=sorted(devices)):
-                run_once(model, inputs)  # some keep masks or tables from the first pass on
+            with torch.random.fork_rng(devices=sorted(devices)), evaluation_mode(model):
+                run_and_keep(model, inputs)  # some keep masks or tables from the first pass on
                 with names, names.deaf_to_stubs(model):
                     run_once(model, inputs)
         except Exception as error:  # whatever the network raises

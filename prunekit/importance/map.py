@@ -15,7 +15,7 @@ from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, Shrink, trace
-from prunekit.graph.forward_pass import Inputs, check_one_sample
+from prunekit.graph.forward_pass import Inputs, check_one_sample, undisturbing
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance.contents import Contents
 from prunekit.importance.criteria import criterion
@@ -208,6 +208,7 @@ class ImportanceMap:
         return cls(about.criterion, groups, sizes, dict(about.left_whole), by_name, branches)
 
 
+@undisturbing
 def importance(
     model: nn.Module,
     example_inputs: Inputs,

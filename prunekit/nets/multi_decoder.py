@@ -1,6 +1,5 @@
 """One encoder with a decoder for every timestep group; decoders may have different widths (arXiv:2312.09181, section 4)."""
 
-import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from prunekit.cost import count_macs
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.graph.branch import is_within
+from prunekit.graph.copying import copied
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
 from prunekit.nets.model_config import full_config, time_unit_of, timeline_of
@@ -120,9 +120,9 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         if not isinstance(unet, UNet2DModel):
             raise InputError(f"Got a {type(unet).__name__}; expected a diffusers UNet2DModel.")
         made = cls(dict(unet.config), groups, middle=middle)
-        whole = copy.deepcopy(unet)
+        whole = copied(unet)
         made.encoder = Encoder(whole, middle == "shared")
-        made.decoders = nn.ModuleList(copy.deepcopy(Decoder(whole, middle == "own")) for _ in groups)
+        made.decoders = nn.ModuleList(copied(Decoder(whole, middle == "own")) for _ in groups)
         made.train(unet.training)
         return made
 
@@ -189,7 +189,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         Raises:
             InputError: a slim model is not a stage of such a network, or its encoder was pruned.
         """
-        made = copy.deepcopy(self)
+        made = copied(self)
         encoder = {key: tensor.shape for key, tensor in self.encoder.state_dict().items()}
         for slim in slims:
             stage, index = slim.model, self.groups[slim.group.index].index
@@ -200,7 +200,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
                     f"The slim model for timestep group {index} is no stage of this network with its encoder whole; "
                     "prune stage(i) by stage_graph of its channel groups."
                 )
-            made.decoders[index] = copy.deepcopy(stage.decoder)
+            made.decoders[index] = copied(stage.decoder)
             place = f"decoders.{index}."
             made.kept = {k: v for k, v in made.kept.items() if not k.startswith(place)}
             made.kept |= {k.replace("decoder.", place, 1): tuple(v) for k, v in slim.plan.kept.items()}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from prunekit.choices import RepairKind
 from prunekit.graph import ChannelGraph, PruningPlan, apply, slicer
+from prunekit.graph.forward_pass import undisturbing
 from prunekit.graph.layers import layer_kind
 from prunekit.importance import Probe
 from prunekit.search.layer_inputs import (
@@ -37,6 +38,7 @@ from prunekit.search.layer_inputs import (
 __all__ = ["Drift", "Repair", "RepairKind", "repair"]
 
 
+@undisturbing
 def repair(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, probe: Probe, kind: RepairKind = "least-squares"
 ) -> nn.Module:

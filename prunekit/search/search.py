@@ -20,6 +20,7 @@ from prunekit.cost import CostModel, LatencyModel
 from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
+from prunekit.graph.forward_pass import undisturbing
 from prunekit.importance import Probe, Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
@@ -161,6 +162,7 @@ class SearchResult:
         return [entry for entry in self.memory if "steps" in entry and "chosen" not in entry]
 
 
+@undisturbing
 def search(
     model: nn.Module,
     graph: ChannelGraph,

@@ -1,6 +1,5 @@
 """How a slim model's folder is read: checked on the meta device with the shapes of the file's header before any tensor is read."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from prunekit.checkpoint.tensors import read_tensors, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
 from prunekit.graph.branch import Stub, is_within
+from prunekit.graph.copying import copied
 from prunekit.graph.explaining import check_explained
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.stubs import put_stubs
@@ -145,7 +145,7 @@ def _fitted(
     sizes, macs, stubs = known.sizes, known.macs, tuple(map(Stub.of, known.stubs or ()))
     _check_stubs(folder, stubs, plan)
     skeleton = spec.skeleton(shapes)
-    unpruned = copy.deepcopy(skeleton) if stubs else skeleton
+    unpruned = copied(skeleton) if stubs else skeleton
     put_stubs(skeleton, stubs)
     if stubs:
         _explain(spec, unpruned, plan, stubs)
@@ -222,7 +222,7 @@ def _check_run(
     """
     with torch.device("meta"):
         sliced = fit(
-            copy.deepcopy(skeleton).to("meta"), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes
+            copied(skeleton).to("meta"), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes
         ).float()
         try:
             inputs = _on_meta(spec.example_inputs())
@@ -232,7 +232,7 @@ def _check_run(
         channels = spec.config.get("out_channels")
         if found is not None and (*found[:1], *found[2:]) == _image_shape(inputs) and found[1] == channels:
             return macs
-        other, expected = _output_shape(copy.deepcopy(whole).to("meta"), inputs)
+        other, expected = _output_shape(copied(whole).to("meta"), inputs)
     if other is not None:
         return None
     if failure is not None:

@@ -1,6 +1,5 @@
 """Fine-tunes a slim model on its own timesteps, with the base as its teacher if asked for, or trains it from scratch."""
 
-import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import nn
 from prunekit.checkpoint import Base
 from prunekit.data import ImageData
 from prunekit.errors import InputError
+from prunekit.graph.copying import copied
 from prunekit.graph.surgery import are_gone
 from prunekit.recipe import DistillationOptions, FinetuneOptions
 from prunekit.schedule import Parameterization
@@ -57,7 +57,7 @@ def finetune_slim(
         InputError: the teacher is missing, or is another base than the slim model's.
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
-    model = copy.deepcopy(slim.model)
+    model = copied(slim.model)
     if options.from_scratch:
         _draw_weights(model, options.train.seed)
         slim = slim.with_weights(model, from_scratch=True)

@@ -4,7 +4,6 @@ This is the comparison in the paper on the multi-stage framework (arXiv:2312.091
 and U-Net.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from prunekit.cost import count_macs
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan
+from prunekit.graph.copying import copied
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import Probe
 from prunekit.ledger import LedgerRow, forwards, spent_on_training
@@ -168,7 +168,7 @@ class Contest(Parameterized):
         if self.start is not None:
             if network == "equal":
                 return [MultiDecoderUNet.from_unet(self.start, groups, self.options.middle)]
-            return [copy.deepcopy(self.start) for _ in (groups if network == "separate" else range(1))]
+            return [copied(self.start) for _ in (groups if network == "separate" else range(1))]
         widths = self.options.widths if network == "tailored" else None
         with seeded_weights(seed):
             if network in ("equal", "tailored"):

@@ -1,6 +1,5 @@
 """Callbacks of the training loop: they look at the network during training, and can end it."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from prunekit._types import StateDict
 from prunekit.errors import InputError
+from prunekit.graph.copying import copied
 
 __all__ = ["Callback", "Snapshots", "with_weights"]
 
@@ -41,7 +41,7 @@ class Callback(Protocol):
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a network with other weights of the same shapes."""
-    made = copy.deepcopy(model)
+    made = copied(model)
     made.load_state_dict(weights)
     return made
 

@@ -49,6 +49,10 @@ def test_the_images_that_prune_was_given_are_found_by_later_commands(desk):
     line = following(done(line).out)
     assert line.startswith("prunekit evaluate experts --base network")
     done(f"{line} --count 4 --seeds 1 --loss-samples 4 --num-inference-steps 2")
+    sample = following(done("prunekit cost experts").out)
+    assert sample == "prunekit sample experts"
+    done(f"{sample} --count 2 --num-inference-steps 2")
+    assert following(done("prunekit cost experts").out) == line
 
 
 def test_a_bare_state_dicts_architecture_goes_along(desk):

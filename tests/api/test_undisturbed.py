@@ -1,0 +1,161 @@
+"""Public calls leave the caller's network and torch's generator as they were, whatever a forward pass writes or draws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import prunekit as pk
+from prunekit.graph.copying import copied
+from prunekit.graph.forward_pass import evaluation_mode, run_once
+
+INPUTS = (torch.zeros(1, 3, 8, 8),)
+EVERYTHING = pk.TimestepGroup(0, 0, 1000)
+
+
+class Writer(nn.Module):
+    """A small network with a forward pass that leaves something behind.
+
+    Args:
+        habit: what it leaves.
+    """
+
+    def __init__(self, habit: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        middle: nn.Module = nn.Conv2d(16, 16, 3, padding=1)
+        if habit == "spectral norm":
+            middle = parametrizations.spectral_norm(middle)
+        if habit == "old spectral norm":
+            middle = nn.utils.spectral_norm(middle)
+        if habit == "old weight norm":
+            middle = nn.utils.weight_norm(middle)
+        self.first, self.middle, self.last = nn.Conv2d(3, 16, 3, padding=1), middle, nn.Conv2d(16, 3, 3, padding=1)
+        self.habit, self.is_filled, self.results = habit, False, [torch.ones(2)]
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("means", torch.zeros(16))
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same images whatever was left behind."""
+        h = self.first(x)
+        if self.habit == "counts":
+            self.passes += 1
+        if self.habit == "writes through data":
+            self.passes.data.add_(1)
+        if self.habit == "fills once":
+            if not self.is_filled:
+                self.means.copy_(h.detach().mean((0, 2, 3)))
+                self.is_filled = True
+            h = h - self.means.view(1, -1, 1, 1)
+        if self.habit == "replaces":
+            self.means = h.detach().mean((0, 2, 3))
+        if self.habit == "adds a buffer":
+            self.table = torch.linspace(0, 1, x.shape[-1])
+            h = h + self.table
+        if self.habit == "draws":
+            h = h + 0.01 * torch.randn_like(h)
+        h = self.middle(h.relu()).relu()
+        if self.habit == "keeps a result":
+            self.results = [h.mean()]
+        return self.last(h)
+
+
+HABITS = (
+    "counts",
+    "writes through data",
+    "fills once",
+    "replaces",
+    "adds a buffer",
+    "draws",
+    "spectral norm",
+    "old spectral norm",
+    "old weight norm",
+    "keeps a result",
+)
+
+
+def loss(model: nn.Module, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+    """How far the network is from giving noise back."""
+    noise = torch.randn(len(timesteps), 3, 8, 8, generator=generator)
+    return (model(noise) - noise).square().mean()
+
+
+CALLS: dict[str, Callable[[nn.Module], Any]] = {
+    "count_macs": lambda model: pk.count_macs(model, INPUTS),
+    "trace": lambda model: pk.trace(model, INPUTS),
+    "prune": lambda model: pk.prune(model, INPUTS, target=0.7),
+    "prune with a loss": lambda model: pk.prune(model, INPUTS, target=0.7, loss=loss, group=EVERYTHING),
+    "importance": lambda model: pk.importance(model, INPUTS, loss, [EVERYTHING], samples=8),
+}
+
+
+def _held(model: nn.Module) -> dict[str, Any]:
+    return {
+        "modes": [module.training for module in model.modules()],
+        "buffers": {name: None if each is None else (id(each), each.clone()) for name, each in _buffers(model)},
+        "parameters": {name: (id(each), each.detach().clone()) for name, each in model.named_parameters()},
+        "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()],
+        "gradients": [(each.requires_grad, each.grad) for each in model.parameters()],
+        "drawn": torch.get_rng_state(),
+        "is_filled": model.is_filled,
+    }
+
+
+def _buffers(model: nn.Module) -> list[tuple[str, Tensor | None]]:
+    return [(f"{name}.{key}", each) for name, module in model.named_modules() for key, each in module._buffers.items()]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_call_leaves_everything_as_it_was(habit: str, training: bool) -> None:
+    """In both modes; and a call again gives the same result, since each pass starts alike."""
+    model = Writer(habit).train(training)
+    for call in CALLS.values():
+        before = _held(model)
+        call(model)
+        torch.testing.assert_close(_held(model), before, rtol=0, atol=0)
+    first, second = (pk.prune(model, INPUTS, target=0.7, loss=loss, group=EVERYTHING) for _ in range(2))
+    assert first.macs == second.macs <= 0.7 * pk.count_macs(model, INPUTS).macs
+    assert first.result.measured == second.result.measured
+    torch.testing.assert_close(
+        dict(first.model.named_parameters()), dict(second.model.named_parameters()), rtol=0, atol=0
+    )
+    torch.testing.assert_close(first.model.passes, torch.zeros(()))
+
+
+def test_each_pass_starts_alike() -> None:
+    """A table that is filled once is filled from each pass' own inputs, with the mark beside it."""
+    model = Writer("fills once").eval()
+    found = [run_once(model, (torch.full((1, 3, 8, 8), value),)) for value in (1.0, 2.0, 1.0)]
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    assert not model.is_filled
+    with evaluation_mode(model):
+        model(INPUTS[0])
+        assert model.is_filled
+    assert not model.is_filled
+
+
+def test_what_a_module_without_written_buffers_notes_stays() -> None:
+    """Only the attributes of modules whose buffers were written go back."""
+    model = Writer("keeps a result").eval()
+    run_once(model, INPUTS)
+    assert model.results[0].ndim == 0
+
+
+def test_results_that_a_network_keeps_are_copied() -> None:
+    """torch's own deep copy refuses tensors that autograd computed."""
+    model = Writer("keeps a result").train()
+    kept = model(INPUTS[0])
+    assert kept.requires_grad
+    assert model.results[0].requires_grad
+    made = copied(model)
+    assert torch.equal(made.results[0], model.results[0])
+    assert not made.results[0].requires_grad
+    made.results[0].zero_()
+    assert model.results[0].item() != 0
