@@ -108,15 +108,16 @@ class _Holdings:
     def __init__(self, module: nn.Module) -> None:
         self._module, self._attributes, self._buffers = module, dict(vars(module)), dict(module._buffers)
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            self._values = {name: each.clone() for name, each in self._buffers.items() if _can_be_written(each)}
+            own = [(name, each) for name, each in self._buffers.items() if each is not None and _can_be_written(each)]
+            self._values = {name: (each, each.clone()) for name, each in own}
 
     def restore(self) -> None:
         """Give the module back what it held, if its buffers have changed."""
         buffers = self._module._buffers
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            written = [name for name, value in self._values.items() if not torch.equal(self._buffers[name], value)]  # type: ignore[arg-type]
-            for name in written:
-                self._buffers[name].copy_(self._values[name])  # type: ignore[union-attr]
+            written = [(each, value) for each, value in self._values.values() if not torch.equal(each, value)]
+            for each, value in written:
+                each.copy_(value)
         replaced = buffers.keys() != self._buffers.keys() or any(buffers[k] is not v for k, v in self._buffers.items())
         if replaced:
             buffers.clear()
@@ -127,7 +128,7 @@ class _Holdings:
             own.update(self._attributes)
 
 
-def _can_be_written(buffer: Tensor | None) -> bool:
+def _can_be_written(buffer: Tensor) -> bool:
     if type(buffer) is not Tensor or buffer.is_meta or buffer.is_inference():
         return False
     return buffer.layout is torch.strided and not buffer.is_quantized and 0 not in buffer.stride()
