@@ -148,12 +148,25 @@ def _run() -> None:
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
-        said = _of_choice(error.format_message()).rstrip(".")
+        said = (_of_number(error) or _of_choice(error.format_message())).rstrip(".")
         asked = f"; `{error.ctx.command_path} --help` lists what it takes" if error.ctx is not None else ""
         raise InputError(f"{said}{asked}.") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_number(error: Any) -> str | None:
+    """What typer says of a text where a number belongs, in this project's words; None if it says something else."""
+    errors = getattr(error.__cause__, "errors", None)
+    found = errors()[0] if callable(errors) else {}
+    wanted = {"int": "a whole number", "float": "a number"}.get(str(found.get("type", "")).split("_")[0])
+    if wanted is None:
+        return None
+    flag, taken = error.param.opts[0], {name for each in error.ctx.command.params for name in each.opts}
+    file = f"{flag}-file"
+    mend = f"; for a file use {file}" if file in taken else ""
+    return f"Got {flag} {found['input']!r}; expected {wanted}{mend}"
 
 
 def _of_choice(message: str) -> str:

@@ -47,3 +47,21 @@ def test_no_message_outside_the_command_line_names_a_flag():
         if FLAG.search(COMMAND.sub("", line))
     }
     assert found == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("allocate --budget abc", "Got --budget 'abc'; expected a number;"),
+        ("prune embedded:digits --target 80%", "Got --target '80%'; expected a number;"),
+        ("groups --num-groups five", "Got --groups 'five'; expected a whole number;"),
+        ("train --data digits --max-train-steps 1e3", "Got --max-train-steps '1e3'; expected a whole number;"),
+        ("allocate --groups groups.json", "expected a whole number; for a file use --groups-file;"),
+    ],
+)
+def test_a_text_where_a_number_belongs_is_shown(run, line, said):
+    code, _, err = run(*line.split())
+    assert code == 2
+    assert said in err
+    assert f"prunekit {line.split()[0]} --help` lists" in err
+    assert len(err.splitlines()) == 1
