@@ -153,6 +153,10 @@ def _run() -> None:
         raise InputError(f"{said}{asked}.") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as stop:  # typer's answer to a closed output is 1, as if the command had failed
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
     sys.exit(code if isinstance(code, int) else 0)
 
 

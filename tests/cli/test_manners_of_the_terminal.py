@@ -3,7 +3,10 @@
 import contextlib
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +169,15 @@ def test_json_has_no_suggestion(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         for line in ("groups", "allocate --budget 0.8"):
             assert "Next" not in json.dumps(done(f"prunekit {line} --json").json)
+
+
+@pytest.mark.parametrize("line", ["", "--help", "groups --help", "groups --groups 3"])
+def test_a_closed_output_ends_a_command_without_a_word(line: str, tmp_path: Path) -> None:
+    """As with ``| head``: the exit code is that of a program that the signal ended, and a file that was made is there."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from prunekit.cli.app import main; main()", *line.split()]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, check=False)  # noqa: S603
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+    assert (tmp_path / "groups.json").is_file() == (line == "groups --groups 3")
