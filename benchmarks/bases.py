@@ -69,6 +69,12 @@ PAIRS = (  # what is compared with what
     ("experts 0.8, linear, rates by group", "experts without pruning"),
     ("experts 0.6, by sensitivity", "experts 0.6, snr"),
     ("experts 0.6, by sensitivity", "base trained on"),
+    ("experts 0.8, by sensitivity, rates by group", "base trained on"),
+    ("experts 0.8, by sensitivity, rates by group", "experts 0.8, snr, rates by group"),
+    ("experts 0.8, by sensitivity, rates by group", "experts 0.8, linear, rates by group"),
+    ("experts 0.8, by sensitivity, rates by group", "experts 0.8, by sensitivity"),
+    ("experts 0.6, by sensitivity, rates by group", "base trained on"),
+    ("experts 0.6, by sensitivity, rates by group", "experts 0.6, by sensitivity"),
     ("specialist, whole", "base"),
     ("specialist, whole", "base trained on for 0.02"),
     ("specialist, 0.5", "specialist, whole"),
@@ -80,6 +86,7 @@ PAIRS = (  # what is compared with what
     ("0.7 base and experts 0.8, by sensitivity", "base"),
     ("0.7 base and experts 0.8, snr", "base"),
     ("0.7 base and experts 0.8, by sensitivity", "0.7 base trained on to 0.94"),
+    ("0.7 base and experts 0.8, snr", "0.7 base trained on to 0.94"),
 )
 
 
