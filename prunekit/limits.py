@@ -52,7 +52,9 @@ LIMITS: dict[str, Limit] = {
         "metadata.jsonl or metadata.csv of a folder of pictures; enough for a million with 200 bytes each",
     ),
     "unpacked-bytes": Limit(
-        4 * 2**30, "bytes", "an array of an .npz and an idx.gz once unpacked; 60,000 pictures of 64 by 64 take 0.7 GB"
+        4 * 2**30,
+        "bytes",
+        "the arrays of an .npz together, or an idx.gz, once unpacked; 60,000 pictures of 64 by 64 take 0.7 GB",
     ),
     "unpacked-ratio": Limit(
         200,

@@ -25,7 +25,7 @@ PipelineArguments = Annotated[
     typer.Option(
         "--pipeline-argument",
         help="Argument of the pipeline's own call, NAME=VALUE in JSON, e.g. max_sequence_length=77; may be repeated (default: "
-        "those with which the data were encoded).",
+        "none for encode, elsewhere those with which the data were encoded).",
     ),
 ]
 

@@ -101,7 +101,9 @@ class TrainingChanges:
     ] = None
     label_dropout: Annotated[
         float | None,
-        typer.Option(help="Share of the images whose class is hidden from a class-conditional model (default: 0)."),
+        typer.Option(
+            help="Share of the images whose class, caption or other conditions are hidden from the model (default: 0)."
+        ),
     ] = None
     condition_dropout: Annotated[
         list[str] | None,

@@ -99,8 +99,8 @@ def finetune(
 ) -> None:
     """Fine-tune slim models on their own timesteps: one, or all of a folder. Interrupted trainings resume.
 
-    Of a folder, those that have been fine-tuned are skipped, and so are those that keep the whole base: a short training makes
-    them worse more often than better.
+    Of a folder, those that have been fine-tuned are skipped, and so are those that keep the whole base: a training of a few steps
+    makes them worse more often than better, a long one can help.
     """
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.runs.group_tuning import Tuning

@@ -1,4 +1,4 @@
-"""Parquet files and Hugging Face dataset folders, read by the ``datasets`` library: ``pip install prunekit[datasets]``."""
+"""Parquet files and Hugging Face dataset folders, read by the ``datasets`` library: ``pip install 'prunekit[datasets]'``."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,8 +151,8 @@ def _library(path: Path) -> ModuleType:
         import datasets  # noqa: PLC0415 - an extra, and it takes a second
     except ImportError as error:
         raise InputError(
-            f"{path} needs the datasets library ({one_line(error)}); install it with `pip install prunekit[datasets]`, or save the "
-            "pictures as files in a folder."
+            f"{path} needs the datasets library ({one_line(error)}); install it with `pip install 'prunekit[datasets]'`, or save "
+            "the pictures as files in a folder."
         ) from error
     return datasets  # type: ignore[no-any-return,unused-ignore]
 

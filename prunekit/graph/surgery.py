@@ -6,14 +6,14 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prunekit._types import IntArray
-from prunekit.errors import PlanError
+from prunekit.errors import InputError, PlanError
 from prunekit.graph.branch import Stub
 from prunekit.graph.copying import structure
 from prunekit.graph.families import refresh
@@ -34,6 +34,7 @@ __all__ = [
     "sliced_state",
     "slicer",
     "tensors_of",
+    "without_own_saving",
 ]
 
 
@@ -230,7 +231,21 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     pruned = fit(clone, state, sizes)
     if not share and not plan.is_whole and graph.witness is not None:
         graph.witness.check(pruned, stubs)
+    return pruned if plan.is_whole else without_own_saving(pruned)
+
+
+def without_own_saving(pruned: nn.Module) -> nn.Module:
+    """A pruned network whose library would save it with the config of the full widths, which nothing can read: it refuses."""
+    if hasattr(pruned, "save_pretrained"):
+        pruned.save_pretrained = _refuse_saving
     return pruned
+
+
+def _refuse_saving(*_: object, **__: object) -> NoReturn:
+    raise InputError(
+        "Got save_pretrained of a pruned network, whose widths its config does not have; expected prunekit's form: save it by "
+        "Pruned.save or prunekit.save_slim, read it by prunekit.load_slim; in a pipeline that is saved use prunekit.load_experts."
+    )
 
 
 def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, int]]:

@@ -103,7 +103,7 @@ def open_pipeline(folder: Path | str, dtype: torch.dtype = torch.float32, stand_
         except ImportError as error:
             raise InputError(
                 f"The pipeline in {folder} needs a library that is not installed ({one_line(error)}); text encoders are of "
-                "`pip install prunekit[text]`."
+                "`pip install 'prunekit[text]'`."
             ) from error
         except Exception as error:  # components are of many classes, each with errors of its own
             raise FileFormatError(f"The pipeline in {folder} cannot be read: {one_line(error).rstrip('.')}.") from error

@@ -28,8 +28,37 @@ _MODEL = Field(
 _NOISE_SCHEDULE = Field(
     json_schema_extra={
         "properties": {
-            "kind": {"enum": [*NAMED_KINDS, "explicit"]},
-            "num_timesteps": {"type": "integer", "minimum": 1},
+            "kind": {
+                "enum": [*NAMED_KINDS, "explicit"],
+                "description": "The form of the schedule; `explicit` lists it.",
+            },
+            "num_timesteps": {"type": "integer", "minimum": 1, "description": "T, the number of timesteps."},
+            "beta_start": {
+                "type": "number",
+                "description": "β of timestep 0: of `linear`, `scaled_linear` and `sigmoid`.",
+            },
+            "beta_end": {"type": "number", "description": "β of timestep T − 1, of the same."},
+            "offset": {"type": "number", "description": "s of `cosine` (arXiv:2102.09672)."},
+            "max_beta": {"type": "number", "description": "Largest β of `cosine`."},
+            "sigma_min": {"type": "number", "description": "Smallest σ of `edm` (arXiv:2206.00364)."},
+            "sigma_max": {"type": "number", "description": "Largest σ of `edm`."},
+            "rho": {"type": "number", "description": "ρ of `edm`."},
+            "shift": {"type": "number", "description": "Shift of the times of `rectified_flow`; 1 for none."},
+            "betas": {
+                "type": "array",
+                "items": {"type": "number"},
+                "description": "β of each timestep, of `explicit`.",
+            },
+            "signal": {
+                "type": "array",
+                "items": {"type": "number"},
+                "description": "Factor of the clean sample at each timestep, of `explicit`; with `noise`.",
+            },
+            "noise": {
+                "type": "array",
+                "items": {"type": "number"},
+                "description": "Factor of the noise at each timestep, of `explicit`; with `signal`.",
+            },
         }
     }
 )

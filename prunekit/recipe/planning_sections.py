@@ -124,7 +124,7 @@ class AllocationOptions:
         sensitivity_clamped: whether the scheduler keeps its clamping of the clean sample, if it has one, while it is measured.
             Changes are then hardly ever proportional to errors, so that noise of a second size is tried too.
         recoveries: number of sizes, evenly from the frontier's floor to the whole network, at which every group's network is
-            trained for a short time, so that rule ``measured`` compares losses that a fine-tuning leaves. 0 for losses before it.
+            trained for a short time. Rule ``measured`` then compares losses after this training. 0: compare losses before it.
         recovery_steps: train steps of each of these; the other options are those of the fine-tuning.
     """
 

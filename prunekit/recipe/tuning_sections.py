@@ -45,8 +45,8 @@ class FinetuneOptions:
         distillation: how the base teaches the experts; if missing, they learn from the images alone.
         from_scratch: whether training starts from random weights, so that only the pruned widths are used.
         groups: timestep groups that are trained, 0 = cleanest; all if missing. The others stay as they are.
-        share_steps: whether groups in which an error changes the sample more get more of the steps, at the same MACs together as
-            the same number for each. It needs an allocation with a sensitivity.
+        share_steps: whether groups in which an error changes the sample more get more of the steps. The total MACs stay those
+            of equal steps for all. It needs an allocation with a sensitivity.
         only_pruned: whether timestep groups that keep the whole base stay as they are. They then share its weights, and a short
             training cannot make them worse.
         train: the options of the training.

@@ -71,8 +71,8 @@ def scale_by_log(axes: Axes) -> None:
     """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    narrow = high < 5 * low
-    axes.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1.0, 2.0, 5.0)))
+    steps = (1.0, 2.0, 5.0) if high > 50 * low else (1.0, 2.0, 3.0, 5.0, 7.0)
+    axes.yaxis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=steps))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -153,6 +153,7 @@ def _curves(axes: Axes, grouping: Grouping) -> None:
         axes.axhline(evidence.facts["alpha"], color="#8a929b", linewidth=0.9, linestyle=":", label=label)
     if "gradient_norm" in evidence.curves:
         scale_by_log(axes)
+        axes.set_ylabel("norm of the gradient (log scale)")
     if "to_clean" in evidence.curves:
         axes.set_ylim(0, 1.03)
         axes.set_ylabel("share of pixels that agree")

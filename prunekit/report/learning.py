@@ -304,17 +304,25 @@ def ends(curve: LearningCurve) -> dict[str, float | None]:
 
 
 def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
-    """Draw loss and, if measured, FID over training MACs, with one line for each curve and a thick one for the rival."""
+    """Draw loss and, if measured, FID over training MACs, with one line for each curve and a thick one for the rival.
+
+    Bars are standard errors over the seeds.
+    """
     shown = [("losses", "held-out loss"), ("fids", "FID")][: 2 if all(curve.has_fid for curve in curves) else 1]
     figure = Figure(figsize=(9.5, 3.9 + 0.17 * (len(curves) // 3)), layout="constrained")
     for axes, (of, word) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for i, curve in enumerate(curves):
             macs = curve.training_macs.mean(0) / 1e12
             style = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
-            axes.plot(macs, getattr(curve, of).mean(0), label=curve.title, linewidth=2.4 if i == rival else 1, **style)
+            values = getattr(curve, of)
+            errors = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+            width = 2.4 if i == rival else 1
+            axes.errorbar(
+                macs, values.mean(0), errors, label=curve.title, linewidth=width, elinewidth=0.8, capsize=2, **style
+            )
         scale_by_log(axes)
         axes.set_xlabel("training TMACs")
-        axes.set_ylabel(word)
+        axes.set_ylabel(f"{word} (log scale)")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure

@@ -57,9 +57,9 @@ class Point:
 
 
 def best_of(points: Sequence[Point]) -> list[Point]:
-    """Points that no other point beats in both cost and quality, cheapest first."""
+    """Points that no other point beats in both cost and quality, cheapest first; costs within a thousandth count as equal."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda each: (each.ratio, each.value.mean)):
+    for point in sorted(points, key=lambda each: (round(each.ratio, 3), each.value.mean)):
         if not best or point.value.mean < best[-1].value.mean:
             best.append(point)
     return best
@@ -100,7 +100,8 @@ def draw_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> F
     axes.set_xlim(min(ratios) - 0.1 * room, max(map(add, ratios, names)))
     axes.margins(y=0.12)
     axes.set_xlabel(f"MACs while sampling, fraction of the {rival}'s")
-    axes.set_title(f"{measure}; lower is better", loc="left", fontsize=9)
+    bars = "; bars are standard errors" if any(point.value.se for point in points) else ""
+    axes.set_title(f"{measure}; lower is better{bars}", loc="left", fontsize=9)
     _legend(figure, points, rival)
     _name_apart(figure, axes, points)
     return figure
@@ -134,7 +135,8 @@ def pareto_chart(
         spots.append(Spot(each.ratio, each.value.mean, each.value.se or 0.0, said, form, style))
         kind = "" if each.name.startswith(word) else f" ({word})"
         keys.append(Key(f"{told}{kind}", style, form, number))
-    keys.append(Key("no other is better in both", "through", "dashed"))
+    if len(best_of(points)) > 1:
+        keys.append(Key("no other is better in both", "through", "dashed"))
     names = (f"MACs while sampling, fraction of the {rival}'s", "lower is better")
     through = [(best.ratio, best.value.mean) for best in best_of(points)]
     drawings = draw_points(spots, names, describe_pareto(points, measure, rival), through)
@@ -155,7 +157,8 @@ def _legend(figure: Figure, points: Sequence[Point], rival: str) -> None:
         for role, (mark, colour, filled, word) in _MARKS.items()
         if any(point.role == role for point in points)
     ]
-    handles.append(Line2D([], [], color=_FAINT, linestyle=":", label="no other beats it in both"))
+    if len(best_of(points)) > 1:
+        handles.append(Line2D([], [], color=_FAINT, linestyle=":", label="no other beats it in both"))
     figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False, fontsize=8)
 
 

@@ -168,7 +168,7 @@ class AllocationFile(Model):
         frontiers: what searches recorded for each timestep group, for rule `measured`.
         sensitivity: how the sampler carries an error of each timestep group into the sample; rule `measured` weighs the losses by
             it. Missing if it was not measured: the losses are then weighed by the numbers of steps.
-        comparison: the allocations of all rules; None for a rule that cannot meet the budget.
+        comparison: the allocations of the rules auto, linear, snr and measured; None for a rule that cannot meet the budget.
     """
 
     format: Annotated[str, Is(ALLOCATION)]

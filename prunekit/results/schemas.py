@@ -196,6 +196,12 @@ def _table(schema: Mapping[str, object]) -> Iterator[str]:
         yield f"| `{name}` | {_type(form)}{must} | {form.get('description', '')} |"
 
 
+def _grouped(form: Mapping[str, object]) -> str:
+    """A type inside another, in brackets if it is one of several."""
+    kind = _type(form)
+    return f"({kind})" if " or " in kind else kind
+
+
 def _type(form: Mapping[str, object]) -> str:
     """A type in words, with a link if it is an object of a known form."""
     if "$ref" in form:
@@ -210,9 +216,9 @@ def _type(form: Mapping[str, object]) -> str:
     kind = str(form.get("type", ""))
     items, values = form.get("items"), form.get("additionalProperties")
     if kind == "array" and isinstance(items, Mapping):
-        return f"list of {_type(items)}"
+        return f"list of {_grouped(items)}"
     if kind == "object" and isinstance(values, Mapping) and values.get("$ref") != "#/$defs/JsonValue":
-        return f"object of names with {_type(values)}"
+        return f"object of names with {_grouped(values)}"
     return _TYPES.get(kind, "any JSON")
 
 

@@ -153,7 +153,9 @@ def _quiet() -> Iterator[ModuleType]:
     try:
         import optuna  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise InputError("Optuna is not installed; install prunekit[search], or take the proposer greedy.") from error
+        raise InputError(
+            "Optuna is not installed; install it with `pip install 'prunekit[search]'`, or take the proposer greedy."
+        ) from error
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

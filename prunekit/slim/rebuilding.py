@@ -25,7 +25,7 @@ from prunekit.graph.copying import copied
 from prunekit.graph.explaining import check_explained
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.stubs import put_stubs
-from prunekit.graph.surgery import all_tensors, are_gone
+from prunekit.graph.surgery import all_tensors, are_gone, without_own_saving
 from prunekit.groups import TimestepGroup
 from prunekit.results.formats import SLIM
 from prunekit.schedule import TimeUnit
@@ -109,6 +109,7 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     check_params(model, known.params, str(source))
     check_bound(folder / WEIGHTS, data)
     about = {key: data[key] for key in _ABOUT if key in data}
+    model = model if plan.is_whole else without_own_saving(model)
     return SlimModel(model.eval(), spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
 
 

@@ -31,7 +31,7 @@ def make_adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_
         return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     if importlib.util.find_spec("torchao") is None:
         raise InputError(
-            "use_8bit_adam needs torchao; install it with `pip install prunekit[low-memory]`, or leave it out."
+            "use_8bit_adam needs torchao; install it with `pip install 'prunekit[low-memory]'`, or leave it out."
         )
     from torchao.optim import AdamW8bit  # noqa: PLC0415 - an extra
 

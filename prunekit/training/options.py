@@ -75,7 +75,7 @@ class TrainOptions:
         max_grad_norm: norm at which gradients are clipped.
         gradient_checkpointing: whether blocks are computed again in the backward pass, which saves most of the activations' memory
             and takes about a third more time; the result is the same.
-        use_8bit_adam: whether AdamW keeps its moments in 8 bits, by torchao (``pip install prunekit[low-memory]``).
+        use_8bit_adam: whether AdamW keeps its moments in 8 bits, by torchao (``pip install 'prunekit[low-memory]'``).
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
         mixed_precision: precision of the forward pass; ``no`` is float32.
         checkpoint_every: number of steps between checkpoints.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from networks import unet, unet_inputs
 from torch import Generator, Tensor, nn
 
@@ -232,3 +233,28 @@ def test_networks_without_values_or_gradients_are_refused() -> None:
             pk.prune(denoiser(), INPUTS, target=0.5)
     with pytest.raises(pk.InputError, match="inference mode"):
         pk.prune(made, INPUTS, target=0.5)
+
+
+def test_a_pruned_network_of_diffusers_refuses_a_config_that_nothing_can_read(tmp_path: Path) -> None:
+    """Alone and within a pipeline; a whole one is saved, and experts of one group are saved with the pipeline."""
+    config = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}
+    blocks = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
+    network = UNet2DModel(in_channels=1, out_channels=1, **config, **blocks)
+    inputs = {"sample": torch.zeros(1, 1, 8, 8), "timestep": torch.tensor(1)}
+    pruned = pk.prune(network, inputs, target=0.5)
+    pruned.save(tmp_path / "slim")
+    again = pk.load_slim(tmp_path / "slim")
+    for model in (pruned.model, copy.deepcopy(again.model)):
+        pipeline = DDIMPipeline(unet=model, scheduler=DDIMScheduler())
+        assert len(pipeline(batch_size=2, num_inference_steps=1).images) == 2
+        for save in (model.save_pretrained, pipeline.save_pretrained):
+            with pytest.raises(pk.InputError, match=r"whose widths its config does not have"):
+                save(tmp_path / "saved")
+    pk.prune(network, inputs, target=1.0).model.save_pretrained(tmp_path / "whole")
+    assert UNet2DModel.from_pretrained(tmp_path / "whole").config.block_out_channels == [8, 16]
+    groups = pk.make_groups(pk.NoiseSchedule.linear(), count=1)
+    pk.save_experts([again], groups, tmp_path / "experts")
+    experts = pk.load_experts(tmp_path / "experts")
+    DDIMPipeline(unet=experts, scheduler=DDIMScheduler()).save_pretrained(tmp_path / "pipeline")
+    loaded = DDIMPipeline.from_pretrained(tmp_path / "pipeline").unet
+    torch.testing.assert_close(loaded(**inputs).sample, again.model(**inputs).sample)
