@@ -237,7 +237,7 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
 def without_own_saving(pruned: nn.Module) -> nn.Module:
     """A pruned network whose library would save it with the config of the full widths, which nothing can read: it refuses."""
     if hasattr(pruned, "save_pretrained"):
-        pruned.save_pretrained = _refuse_saving
+        vars(pruned)["save_pretrained"] = _refuse_saving
     return pruned
 
 

@@ -92,10 +92,9 @@ def draw_curves(data: ConsistencyFile | JsonDict) -> Figure:
             values = [getattr(getattr(step, key), measure, None) for step in steps]
             if any(value is not None for value in values):
                 _curve(axes, timesteps, values, {"label": name, "color": colour, "linestyle": line})
-        axes.set_title(label, loc="left", fontsize=9)
+        is_log = measure == "mse" and _by_decades(axes)
+        axes.set_title(f"{label} (log scale)" if is_log else label, loc="left", fontsize=9)
         axes.set_xlabel("timestep t (0 = cleanest)")
-        if measure == "mse":
-            _by_decades(axes)
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -143,16 +142,17 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
 
 
-def _by_decades(axes: Axes) -> None:
-    """Use a logarithmic axis from the smallest mean on, or a linear one if a mean is zero. Bands may reach below the axis."""
+def _by_decades(axes: Axes) -> bool:
+    """Use a logarithmic axis from the smallest mean on; False if a mean is zero. Bands may reach below the axis."""
     means = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() in _NAMES])
     if not (means[~np.isnan(means)] > 0).all():
-        return
+        return False
     scale_by_log(axes)
     low, high = np.nanmin(means), np.nanmax(means)
     axes.set_ylim(low / 2, high * 2)
     if high / low > _WIDE:
         axes.yaxis.set_major_locator(LogLocator())
+    return True
 
 
 def _difference(a: Images, b: Images) -> Images:

@@ -58,7 +58,7 @@ def draw_grouping(grouping: Grouping) -> Figure:
     right.set_ylim(grouping.groups.num_timesteps, 0)
     right.set_xlabel("timestep a (0 = cleanest)")
     right.set_ylabel("timestep b")
-    right.set_title("S(a, b), groups boxed", loc="left", fontsize=9)
+    right.set_title("similarity of timesteps a and b, groups boxed", loc="left", fontsize=9)
     bar = figure.colorbar(mesh, ax=right, fraction=0.046, pad=0.02)
     bar.set_label(_KINDS.get(grouping.groups.method, "similarity"), fontsize=8)
     bar.outline.set_visible(False)

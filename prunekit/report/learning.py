@@ -323,6 +323,8 @@ def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
         scale_by_log(axes)
         axes.set_xlabel("training TMACs")
         axes.set_ylabel(f"{word} (log scale)")
+    if any(len(curve.losses) > 1 for curve in curves):
+        figure.axes[0].set_title("bars are standard errors over the seeds", loc="left", fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure

@@ -61,7 +61,7 @@ def draw_sensitivity(found: Sensitivity) -> Figure:
         fontsize=8,
     )
     axes.set_xlabel("timestep group and its timesteps (0 = cleanest)")
-    axes.set_ylabel(f"{_UNITS[found.measured_in]}\nfor an error of mean square 1", fontsize=8)
+    axes.set_ylabel(f"{_UNITS[found.measured_in]}\nfor an error of mean square 1 (log scale)", fontsize=8)
     doubt = "; orange: not proportional to the error" if found.not_linear else ""
     axes.set_title(f"{found.sampler}, {found.steps} steps, noise of size {found.size:g}{doubt}", loc="left", fontsize=8)
     return figure
