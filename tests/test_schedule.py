@@ -294,3 +294,12 @@ def test_impossible_step_counts_are_refused_with_the_range(steps):
 def test_an_unknown_spacing_is_refused():
     with pytest.raises(InputError, match="Unknown timestep spacing 'karras'; expected leading, trailing or linspace"):
         sampler_timesteps(100, 10, "karras")
+
+
+def test_a_schedule_leaves_the_arrays_that_it_is_made_of_alone():
+    signal, noise = np.array([0.9, 0.5]), np.array([0.1, 0.5])
+    schedule = NoiseSchedule(signal, noise)
+    signal[0] = 0.8
+    assert schedule.signal[0] == 0.9
+    with pytest.raises(ValueError, match="read-only"):
+        schedule.signal[0] = 0.7

@@ -19,8 +19,10 @@ from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
 from tiny_denoisers import tiny
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from true_figures import figures
 
+import prunekit
 import prunekit.slim.rebuilding
 import prunekit.slim.storing
 from prunekit._files import sha256_file
@@ -636,3 +638,24 @@ def test_a_run_is_shared_by_those_who_read_a_files_own_inputs(slim, tmp_path, mo
     for expected in (2, 3):
         load_slim(tmp_path / "told", inputs=inputs)
         assert len(runs) == expected
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_spectral_norm_is_the_same_after_saving(tmp_path, training):
+    """A factory gives a network in train mode, in which reading its weight would change the norm's buffers."""
+
+    def make(*_):
+        layers = (nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.SiLU())
+        normed = (spectral_norm(each) if isinstance(each, nn.Conv2d) else each for each in layers)
+        return nn.Sequential(*normed, nn.Conv2d(8, 1, 3, padding=1)).train(training)
+
+    torch.manual_seed(0)
+    network = make()
+    for _ in range(10):
+        network(torch.randn(2, 1, 8, 8))
+    inputs = (torch.zeros(1, 1, 8, 8),)
+    pruned = prunekit.prune(network, inputs, target=0.6, config={})
+    pruned.save(tmp_path / "slim")
+    noise = torch.randn(2, 1, 8, 8)
+    found = prunekit.load_slim(tmp_path / "slim", make, inputs).model
+    assert torch.equal(run_once(found, (noise,)), run_once(pruned.model, (noise,)))

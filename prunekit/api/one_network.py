@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from prunekit._json import JsonDict
@@ -14,7 +13,7 @@ from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
 from prunekit.graph.branch import said_of_branches
 from prunekit.graph.copying import copied
-from prunekit.graph.forward_pass import Inputs, undisturbing
+from prunekit.graph.forward_pass import Inputs, check_has_values, undisturbing
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, no_loss
 from prunekit.search import SearchOptions, SearchResult
@@ -135,7 +134,7 @@ def prune(
 
     without_data = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="oneshot"), repair="none")
     chosen = options or (without_data if loss is None else PruneOptions())
-    _check_usable(model)
+    check_has_values(model)
     group = _checked_group(group, loss, chosen, num_timesteps)
     spec = _spec_of(model, example_inputs, config)
     graph = trace(
@@ -160,22 +159,6 @@ def prune(
     sizes = attributes(model, graph, result.plan)
     slim = SlimModel(found, spec, result.plan, sizes, group, num_timesteps, result.macs, result.params, about)
     return Pruned(slim, result, graph)
-
-
-def _check_usable(model: nn.Module) -> None:
-    """Refuse a network without values, and tensors or a mode that allow no gradients.
-
-    Raises:
-        InputError: it is one.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta for tensor in tensors):
-        raise InputError("Got a network on the meta device, which has no weights; load them first.")
-    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
-        raise InputError(
-            "Got torch's inference mode, or a network that was made in it; expected neither, since it allows no gradients: use "
-            "torch.no_grad() instead."
-        )
 
 
 def _checked_group(

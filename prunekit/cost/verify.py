@@ -8,7 +8,7 @@ from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes
 from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.layers import group_count
-from prunekit.graph.surgery import all_tensors, are_gone, tensors_of
+from prunekit.graph.surgery import all_tensors, sliced_shapes
 
 __all__ = ["verify"]
 
@@ -58,18 +58,15 @@ def verify(
 def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> None:
     """Check that every dimension of every tensor has as many positions as the plan leaves."""
     state = all_tensors(pruned)
-    expected = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
-    for (layer, axis), kept in plan.positions(graph).items():
-        for key, dim in tensors_of(model, layer, axis):
-            expected[key][dim] = len(kept)
-    stubs = plan.stubs(graph)
-    for key, shape in expected.items():
-        if are_gone(key, stubs):
+    expected = sliced_shapes(model, graph, plan)
+    for key in all_tensors(model):
+        if key not in expected:
             if key in state:
                 raise GraphError(f"{key} is in the pruned network; its plan removes the branch that it belongs to.")
             continue
-        if list(state[key].shape) != shape:
-            raise GraphError(f"{key} of the pruned network has shape {list(state[key].shape)}; its plan says {shape}.")
+        found, wanted = list(state[key].shape), list(expected[key])
+        if found != wanted:
+            raise GraphError(f"{key} of the pruned network has shape {found}; its plan says {wanted}.")
 
 
 def _shapes(output: object) -> list[tuple[int, ...]]:

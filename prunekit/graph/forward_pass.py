@@ -14,7 +14,9 @@ from prunekit.errors import InputError
 
 __all__ = [
     "Inputs",
+    "check_has_values",
     "check_one_sample",
+    "eval_flags",
     "evaluation_mode",
     "output_tensors",
     "run_and_keep",
@@ -44,6 +46,22 @@ def check_one_sample(inputs: Inputs) -> None:
         )
 
 
+def check_has_values(model: nn.Module) -> None:
+    """Refuse a network without values, and tensors or a mode that allow no gradients.
+
+    Raises:
+        InputError: it is one.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise InputError("Got a network on the meta device, which has no weights; load them first.")
+    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
+        raise InputError(
+            "Got torch's inference mode, or a network that was made in it; expected neither, since it allows no gradients: use "
+            "torch.no_grad() instead."
+        )
+
+
 def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0
 
@@ -53,19 +71,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode within the block. Afterwards every module, not only the root, has the mode and the buffers that it had.
 
     A forward pass may write buffers: a counter, a table, statistics. Undone, each pass starts alike, and the caller's network is as
-    it was. A module whose buffers were written gets its other attributes back, too, such as the mark that a table is filled.
+    it was. If buffers were written, modules get their other attributes back, too, such as the mark that a table is filled.
     """
-    holdings = [_Holdings(module) for module in model.modules() if module._buffers]
+    holdings = [_Holdings(module) for module in model.modules()]
     try:
-        with _eval(model):
+        with eval_flags(model):
             yield
     finally:
-        for holding in holdings:
-            holding.restore()
+        if any([holding.restore_buffers() for holding in holdings]):
+            for holding in holdings:
+                holding.restore_attributes()
 
 
 @contextmanager
-def _eval(model: nn.Module) -> Iterator[None]:
+def eval_flags(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block and nothing else: in train mode, to read a weight with a spectral norm changes its buffers."""
     training = [module for module in model.modules() if module.training]
     if training:
         model.eval()
@@ -99,7 +119,7 @@ def undisturbing(function: Callable[Parameters, Result]) -> Callable[Parameters,
 
 
 class _Holdings:
-    """What a module with buffers holds now.
+    """What a module holds now.
 
     Args:
         module: the module.
@@ -107,12 +127,15 @@ class _Holdings:
 
     def __init__(self, module: nn.Module) -> None:
         self._module, self._attributes, self._buffers = module, dict(vars(module)), dict(module._buffers)
+        self._values: dict[str, tuple[Tensor, Tensor]] = {}
+        if not self._buffers:
+            return
         with torch._C.DisableTorchFunction(), torch.no_grad():
             own = [(name, each) for name, each in self._buffers.items() if each is not None and _can_be_written(each)]
             self._values = {name: (each, each.clone()) for name, each in own}
 
-    def restore(self) -> None:
-        """Give the module back what it held, if its buffers have changed."""
+    def restore_buffers(self) -> bool:
+        """Give the module back the buffers that it held; whether they had changed."""
         buffers = self._module._buffers
         with torch._C.DisableTorchFunction(), torch.no_grad():
             written = [(each, value) for each, value in self._values.values() if not torch.equal(each, value)]
@@ -120,12 +143,16 @@ class _Holdings:
                 each.copy_(value)
         replaced = buffers.keys() != self._buffers.keys() or any(buffers[k] is not v for k, v in self._buffers.items())
         if replaced:
+            self._module._non_persistent_buffers_set -= buffers.keys() - self._buffers.keys()
             buffers.clear()
             buffers.update(self._buffers)
-        if written or replaced:
-            own = vars(self._module)
-            own.clear()
-            own.update(self._attributes)
+        return bool(written) or replaced
+
+    def restore_attributes(self) -> None:
+        """Give the module back the attributes that it held."""
+        own = vars(self._module)
+        own.clear()
+        own.update(self._attributes)
 
 
 def _can_be_written(buffer: Tensor) -> bool:
@@ -142,7 +169,7 @@ def run_once(model: nn.Module, inputs: Inputs) -> Any:
 
 def run_and_keep(model: nn.Module, inputs: Inputs) -> Any:
     """:func:`run_once`, but what the network keeps of the pass stays: some keep tables or masks, and later passes compute less."""
-    with _nothing_hidden(), _eval(model), torch.no_grad():
+    with _nothing_hidden(), eval_flags(model), torch.no_grad():
         return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 

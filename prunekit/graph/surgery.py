@@ -17,6 +17,7 @@ from prunekit.errors import InputError, PlanError
 from prunekit.graph.branch import Stub
 from prunekit.graph.copying import structure
 from prunekit.graph.families import refresh
+from prunekit.graph.forward_pass import eval_flags
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, known_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
@@ -97,6 +98,9 @@ def sliced_shapes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> d
     for (layer, axis), keep in plan.positions(graph).items():
         for key, dim in tensors_of(model, layer, axis):
             shapes[key][dim] = len(keep)
+    for alias, key in _aliases(model):
+        if alias in shapes and key in shapes:
+            shapes[alias] = shapes[key]
     stubs = plan.stubs(graph)
     return {key: tuple(shape) for key, shape in shapes.items() if not are_gone(key, stubs)}
 
@@ -170,9 +174,10 @@ def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Map
     """:func:`fit` with tensors that are known to be this architecture's."""
     _set_attributes(model, sizes)
     put(model, state)
-    for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
-        set_sizes(module, layer)
-    refresh(model)
+    with eval_flags(model):
+        for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
+            set_sizes(module, layer)
+        refresh(model)
     return model
 
 
@@ -221,8 +226,8 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
         PlanError: the plan does not fit the graph.
         GraphError: at these widths the network runs other layers than the full one, see :class:`Witness`.
     """
-    state = sliced_state(model, graph, plan)
-    sizes = attributes(model, graph, plan)
+    with eval_flags(model):
+        state, sizes = sliced_state(model, graph, plan), attributes(model, graph, plan)
     own, stubs = chain(model.named_parameters(), model.named_buffers()), plan.stubs(graph)
     clone = structure(model, (tensor for name, tensor in own if share or name in state or are_gone(name, stubs)))
     put_stubs(clone, stubs)

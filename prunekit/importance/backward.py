@@ -25,6 +25,8 @@ def slopes_of(loss: Tensor, parameters: Iterable[nn.Parameter]) -> list[Tensor |
 def kept_gradients(loss: Tensor, parameters: Iterable[Tensor]) -> Iterator[None]:
     """``.grad`` of the parameters, and of all other tensors that the loss depends on, is None at first and then restored.
 
+    Hooks that the caller runs when a gradient is complete are off within the block.
+
     Raises:
         InputError: the loss has no gradient.
     """
@@ -33,15 +35,16 @@ def kept_gradients(loss: Tensor, parameters: Iterable[Tensor]) -> Iterator[None]
             "The loss has no gradient by any weight; expected one that was computed with gradients: where blocks are checkpointed "
             "with use_reentrant=True, call requires_grad_() on the noisy input, or take use_reentrant=False."
         )
-    tensors = [*parameters, *_leaves(loss)]
-    before = [tensor.grad for tensor in tensors]
+    tensors = list(dict.fromkeys([*parameters, *_leaves(loss)]))
+    before = [(tensor, tensor.grad, tensor._post_accumulate_grad_hooks) for tensor in tensors]
     for tensor in tensors:
         tensor.grad = None
+        tensor._post_accumulate_grad_hooks = None  # type: ignore[assignment]  # an optimizer may step in one
     try:
         yield
     finally:
-        for tensor, gradient in zip(tensors, before, strict=True):
-            tensor.grad = gradient
+        for tensor, gradient, hooks in before:
+            tensor.grad, tensor._post_accumulate_grad_hooks = gradient, hooks
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:

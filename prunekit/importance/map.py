@@ -15,7 +15,7 @@ from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, Shrink, trace
-from prunekit.graph.forward_pass import Inputs, check_one_sample, undisturbing
+from prunekit.graph.forward_pass import Inputs, check_has_values, check_one_sample, undisturbing
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance.contents import Contents
 from prunekit.importance.criteria import criterion
@@ -263,6 +263,7 @@ def importance(
             f"Got the single timestep group {timestep_groups.index}; expected TimestepGroups or a list: "
             f"[groups[{timestep_groups.index}]]."
         )
+    check_has_values(model)
     check_one_sample(example_inputs)
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode, shrink=shrink) if graph is None else graph

@@ -1,7 +1,7 @@
 """Sections of recipes that compare networks for stages, ways to train, or experts with baselines at equal training."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -230,7 +230,8 @@ class EvidenceOptions:
             )
         _distinct(["base", *self.entries])
         for name, entry in self.entries.items():
-            if {"steps", "seed"} & set(entry.changes.get("finetune", {}).get("train", {})):
+            trained = entry.changes.get("finetune", {}).get("train")
+            if isinstance(trained, Mapping) and {"steps", "seed"} & set(trained):
                 raise InputError(
                     f"Entry {name} changes finetune.train.steps or its seed; expected that these be left to the comparison."
                 )

@@ -1,9 +1,10 @@
 """One recipe model for each kind of experiment, with the sections that it needs."""
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from prunekit._json import JsonDict, JsonObject
 from prunekit.errors import InputError
@@ -76,7 +77,10 @@ class EvidenceRecipe(EntryRecipe):
             ValidationError: the entry changes a key that the recipe does not have, or its changes do not fit together.
         """
         data = self.model_dump(mode="json", exclude={"evidence"})
-        merged = _merged(data, self.evidence.entries[name].changes)
+        changes = self.evidence.entries[name].changes
+        if {"count", "method"} & set(changes.get("groups", {})) and "cuts" not in changes["groups"]:
+            data["groups"]["cuts"] = None  # they would stand above the entry's own method and count
+        merged = _merged(data, changes, self)
         entry = EntryRecipe.model_validate(merged)._trusting(self._confirmed)
         return entry.model_copy(update={"tracking": self.tracking})
 
@@ -116,7 +120,28 @@ class MultistageRecipe(Recipe):
         if self.base.train.loss_weight != "none":
             raise InputError("A multistage section needs loss_weight none; its losses are not weighed.")
         _check_unconditional(self.base.train)
+        _check_looks(self.multistage.looks, self.base.train)
+        self._check_widths()
+        if self.base.model is not None:
+            for place, grouping in enumerate(self.multistage.groupings):
+                grouping.check_number_of_timesteps(self.base.schedule.num_timesteps, f"multistage.groupings.{place}")
         return self
+
+    def _check_widths(self) -> None:
+        """Refuse decoders of another depth than the network's; whether their widths fit is found when they are built."""
+        own = (self.base.model or {}).get("config", {}).get("block_out_channels")
+        for widths in self.multistage.widths:
+            if not widths or (isinstance(own, list) and len(widths) != len(own)):
+                depth = (
+                    f"{len(own)} widths, as block_out_channels has" if isinstance(own, list) else "one or more widths"
+                )
+                raise InputError(f"Got decoder widths {list(widths)} in multistage.widths; expected {depth}.")
+
+
+def _check_looks(looks: int, train: TrainOptions) -> None:
+    """Refuse more points on a learning curve than train steps."""
+    if looks > train.steps:
+        raise InputError(f"Got {looks} looks and {train.steps} train steps; expected at most one look a step.")
 
 
 class CurriculumRecipe(Recipe):
@@ -139,6 +164,7 @@ class CurriculumRecipe(Recipe):
         for name in self.curriculum.entries:
             with self._within("curriculum", "entries", name):
                 _check_unconditional(self.curriculum.setting(name, self.base.train))
+        _check_looks(self.curriculum.looks, self.base.train)
         return self
 
 
@@ -150,10 +176,11 @@ def _check_unconditional(train: TrainOptions) -> None:
         )
 
 
-def _merged(data: JsonDict, changes: Mapping[Any, Any]) -> JsonObject:
-    """Nested mappings in which the values of ``changes`` replace their own."""
+def _merged(data: JsonDict, changes: Mapping[Any, Any], section: object) -> JsonObject:
+    """A section's data in which the values of ``changes`` replace its own; mappings that are values are replaced as a whole."""
     merged = dict(data)
     for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        inner = getattr(section, str(key), None)
+        has_keys = is_dataclass(inner) or isinstance(inner, BaseModel)
+        merged[key] = _merged(merged[key], value, inner) if has_keys and isinstance(value, Mapping) else value
     return merged

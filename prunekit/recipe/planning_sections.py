@@ -89,6 +89,22 @@ class GroupOptions:
             return 2
         return self.count if self.cuts is None else len(self.cuts) + 1
 
+    def check_number_of_timesteps(self, timesteps: int, place: str) -> None:
+        """Refuse cuts beyond the last timestep, and more groups than timesteps; ``place`` is where they stand in the recipe.
+
+        Raises:
+            InputError: there are some.
+        """
+        last = max(self.cuts or (0,))
+        if last >= timesteps:
+            raise InputError(
+                f"Got {place}.cuts up to {last} and a noise schedule of {timesteps} timesteps; expected less."
+            )
+        if self.number > timesteps:
+            raise InputError(
+                f"Got a {place}.count of {self.number} and a noise schedule of {timesteps} timesteps; expected at most one each."
+            )
+
     def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:
         """Method ``similarity`` of some images."""
         memory = self.memory_mib * 2**20

@@ -246,11 +246,8 @@ class Recipe(BaseModel):
                 f"Got {len(rates)} finetune.learning_rates and {self.groups.number} groups; expected one for each group."
             )
         known = self.base.model is not None or self.base.noise_schedule is not None
-        last, timesteps = max((self.groups.cuts if self.groups else None) or (0,)), self.base.schedule.num_timesteps
-        if known and last >= timesteps:
-            raise InputError(
-                f"Got groups.cuts up to {last} and a noise schedule of {timesteps} timesteps; expected less."
-            )
+        if known and self.groups:
+            self.groups.check_number_of_timesteps(self.base.schedule.num_timesteps, "groups")
         if self.from_scratch and self.base.model is None:
             raise InputError(f"{self.needs()}; got a base with a checkpoint.")
         return self

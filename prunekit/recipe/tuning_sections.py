@@ -139,7 +139,7 @@ class EvaluationOptions:
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
-    samples: Positive = 1024
+    samples: Annotated[Positive, Field(ge=2)] = 1024
     seeds: Seeds = (0, 1, 2)
     features: Annotated[str, Choice(("auto", *SHIPPED, INCEPTION), files=FILES)] = "auto"
     clip: str | None = None
@@ -148,7 +148,7 @@ class EvaluationOptions:
     pipeline_arguments: dict[str, JsonValue] = field(default_factory=dict)
     other_guidance_scales: tuple[float, ...] = ()
     loss_samples: Positive = 2048
-    grid: NotNegative = 40
+    grid: Positive = 40
 
     def __post_init__(self) -> None:
         scales = (self.guidance_scale, *self.other_guidance_scales)

@@ -236,6 +236,8 @@ def seeds_text(count: int) -> str:
 def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningCurve | None, of: str) -> Column:
     """A column of the shares of the rival's training MACs after which the curves reach its final value.
 
+    Behind each is how many times sooner than the rival's own curve, which may reach that value before its end.
+
     Args:
         heading: heading of the column.
         curves: one for each row; the row's ``place`` is the curve's index.
@@ -245,8 +247,9 @@ def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningC
 
     def text(row: Row) -> str:
         curve = curves[row["place"]]
-        share = None if rival is None else 1.0 if curve is rival else share_to_reach(curve, rival, of)
-        return ABSENT if share is None else f"{share:.2f} ({1 / share:.1f}×)"
+        share = None if rival is None else share_to_reach(curve, rival, of)
+        own = None if rival is None else share_to_reach(rival, rival, of)
+        return ABSENT if share is None or own is None else f"{share:.2f} ({own / share:.1f}×)"
 
     return Column(heading, "", text)
 

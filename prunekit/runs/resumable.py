@@ -289,6 +289,8 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         """Remove a training's checkpoints, including those for other options."""
         for folder in (self.folder / "checkpoints").glob(f"{_slug(name)}-*"):
             if re.fullmatch("[0-9a-f]{16}", folder.name.removeprefix(f"{_slug(name)}-")):
+                for part in folder.glob("part-*"):  # of a training in parts, one for each network
+                    drop_checkpoints(part)
                 drop_checkpoints(folder)
 
 

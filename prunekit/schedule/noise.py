@@ -67,8 +67,10 @@ class NoiseSchedule:
             raise InputError(
                 "A noise schedule's SNR must fall strictly with t (0 = cleanest); reverse or mend the arrays."
             )
-        self.signal.setflags(write=False)
-        self.noise.setflags(write=False)
+        for name in ("signal", "noise"):
+            own = getattr(self, name).copy()  # the caller's stays as it is
+            own.setflags(write=False)
+            object.__setattr__(self, name, own)
 
     @property
     def num_timesteps(self) -> int:

@@ -89,7 +89,7 @@ def constant_sums(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def can_be_repaired(model: nn.Module, samples: Mapping[str, Tensor], runs: Counter[str]) -> set[str]:
-    """Layers whose repair works: they run once in a pass, share no weight, and their output is proportional to the weight.
+    """Layers whose repair works: they run once in a pass, share no parameter, and their output is proportional to the weight.
 
     Args:
         model: the full network.
@@ -100,7 +100,8 @@ def can_be_repaired(model: nn.Module, samples: Mapping[str, Tensor], runs: Count
 
     def fits(name: str) -> bool:
         module: Any = model.get_submodule(name)
-        alone = runs[name] == runs[""] and owners[id(module.weight)] == 1
+        shared = any(owners[id(own)] > 1 for own in module._parameters.values() if own is not None)
+        alone = runs[name] == runs[""] and not shared
         return alone and _is_proportional(module, samples[name])
 
     return {name for name in samples if fits(name)}

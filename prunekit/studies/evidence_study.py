@@ -15,7 +15,7 @@ from prunekit import report
 from prunekit._files import atomic_folder, atomic_path
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
-from prunekit.errors import InputError
+from prunekit.errors import BudgetError, InputError
 from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
@@ -72,7 +72,10 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         check_extractor(self.images, self.recipe.evaluation)
         for name in self.options.entries:
             recipe = self.recipe.entry(name)
-            self._check_budget(recipe)
+            try:
+                self._check_budget(recipe)
+            except BudgetError as error:
+                raise BudgetError(f"Entry {name}: {error}", error.feasible) from error
             check_places(recipe.prune, self.folder)
         pipeline = self.recipe.evaluation.pipeline
         observer, bases = Within(self.observer, "base"), [peer / "base" for peer in self.peers]

@@ -20,6 +20,7 @@ from prunekit._progress import tell
 from prunekit._signals import Termination
 from prunekit._types import StateDict
 from prunekit.errors import InputError
+from prunekit.graph.copying import copied
 from prunekit.training.callbacks import Callback
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.number_checks import StepWatch
@@ -152,7 +153,7 @@ class _Run:
                 "expected a multiple."
             )
         self.average = _warmed_average(options.ema_decay, lambda: self.step)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=self.average)
+        self.averaged = AveragedModel(copied(self.model), multi_avg_fn=self.average)
         rate, decay = options.learning_rate, options.weight_decay
         parameters = self.model.parameters()
         optimizer = (
@@ -172,10 +173,7 @@ class _Run:
         self.watch = StepWatch(self.accelerator)
         self.saved, self.saving = time.monotonic(), 0.0  # time of the last save, and how long it took
         self.parameters: list[Tensor] = list(self.model.parameters())
-        self.buffers = list(self.model.buffers())
-        own = self.averaged.module
-        self.averages: list[Tensor] = list(own.parameters())
-        self.averaged_buffers = list(own.buffers())
+        self.averages: list[Tensor] = list(self.averaged.module.parameters())
         self.wrapped.train()
 
     def train_step(self, objective: Objective, asked: bool = False) -> None:
@@ -203,14 +201,15 @@ class _Run:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """``AveragedModel.update_parameters`` walks both networks' modules at every step; this does so only at the first."""
+        """What ``AveragedModel.update_parameters`` does, also for buffers that a forward pass replaces or adds."""
         averaged = self.averaged
         if averaged.n_averaged == 0:
-            averaged.update_parameters(self.model)
-            return
-        self.average(self.averages, self.parameters, averaged.n_averaged)
-        for own, newest in zip(self.averaged_buffers, self.buffers, strict=True):
-            own.copy_(newest)
+            torch._foreach_copy_(self.averages, self.parameters)
+        else:
+            self.average(self.averages, self.parameters, averaged.n_averaged)
+        for own, module in zip(averaged.module.modules(), self.model.modules(), strict=True):
+            for name, newest in module._buffers.items():
+                _renew(own, name, newest, name not in module._non_persistent_buffers_set)
         averaged.n_averaged += 1
 
     def _backward(self, objective: Objective, batch: list[Tensor]) -> Tensor:
@@ -321,6 +320,15 @@ class _Run:
             self.sampler.load_state_dict(state["sampler"])
         for callback, kept in zip(self.callbacks, state.get("callbacks", ()), strict=True):
             callback.load_state_dict(kept)
+
+
+def _renew(module: nn.Module, name: str, newest: Tensor | None, persistent: bool) -> None:
+    """Give a buffer another one's value."""
+    known = module._buffers.get(name)
+    if known is not None and newest is not None and known.shape == newest.shape and known.dtype == newest.dtype:
+        known.copy_(newest)
+    elif known is not newest or name not in module._buffers:
+        module.register_buffer(name, None if newest is None else newest.detach().clone(), persistent)
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]

@@ -132,10 +132,10 @@ class TrainOptions:
             raise InputError(
                 f"Got curriculum_share {self.curriculum_share:g}; expected a share of the steps in (0, 1]."
             )
-        if not 0 <= self.curriculum_center <= 1 or not 0 < self.curriculum_width <= 10:
+        if not 0 <= self.curriculum_center <= 1 or not 1e-6 <= self.curriculum_width <= 10:
             raise InputError(
                 f"Got curriculum_center {self.curriculum_center:g} and curriculum_width {self.curriculum_width:g}; expected "
-                "shares of the timesteps, a centre in [0, 1] and a width in (0, 10]."
+                "shares of the timesteps, a centre in [0, 1] and a width in [1e-6, 10]."
             )
         self._check_dropout()
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:

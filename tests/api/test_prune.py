@@ -258,3 +258,78 @@ def test_a_pruned_network_of_diffusers_refuses_a_config_that_nothing_can_read(tm
     DDIMPipeline(unet=experts, scheduler=DDIMScheduler()).save_pretrained(tmp_path / "pipeline")
     loaded = DDIMPipeline.from_pretrained(tmp_path / "pipeline").unet
     torch.testing.assert_close(loaded(**inputs).sample, again.model(**inputs).sample)
+
+
+class Twice(nn.Module):
+    """A network whose modules have second names, or whose norm takes a convolution's bias as its weight.
+
+    Args:
+        tied: the latter.
+    """
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+        self.wide, self.norm, self.narrow = (
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.GroupNorm(4, 16),
+            nn.Conv2d(16, 8, 3, padding=1),
+        )
+        self.blocks = nn.ModuleList([self.wide, self.norm, self.narrow])
+        if tied:
+            self.norm.weight = self.wide.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whatever the names."""
+        h = self.first(x)
+        for block in self.blocks:
+            h = torch.relu(block(h))
+        return self.last(h)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_second_names_and_shared_vectors_are_pruned_and_repaired(tied: bool, tmp_path: Path) -> None:
+    inputs, everything = (torch.zeros(1, 1, 8, 8),), pk.TimestepGroup(0, 0, 1000)
+
+    def loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+        noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)
+        return (model(noise) - noise).square().mean()
+
+    options = PruneOptions(samples=8, batch_size=4, search=SearchOptions(rounds=2, shortlist=2))
+    with_loss = {"loss": loss, "group": everything, "options": options}
+    for told in ({}, with_loss):
+        pruned = pk.prune(Twice(tied), inputs, target=0.6, config={}, **told)
+        assert pruned.macs <= 0.6 * pk.count_macs(Twice(tied), inputs).macs
+        assert pruned.model.blocks[0] is pruned.model.wide
+        assert (pruned.model.norm.weight is pruned.model.wide.bias) == tied
+        folder = tmp_path / f"slim-{len(told)}"
+        pruned.save(folder)
+        again = pk.load_slim(folder, lambda *_: Twice(tied), inputs).model
+        noise = torch.randn(2, 1, 8, 8)
+        assert torch.equal(again(noise), pruned.model(noise))
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "diff-pruning", "fisher"])
+def test_an_optimizer_that_steps_in_the_backward_pass_does_not(criterion: str) -> None:
+    """Hooks of the caller on complete gradients stay, and are off meanwhile."""
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+    optimizers = {each: torch.optim.SGD([each], 0.1) for each in network.parameters()}
+
+    def step(parameter: Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for each in network.parameters():
+        each.register_post_accumulate_grad_hook(step)
+
+    def loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+        noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)
+        return (model(noise) - noise).square().mean()
+
+    before = copy.deepcopy(network.state_dict())
+    groups = pk.TimestepGroups.from_cuts(100, [50])
+    pk.importance(network, (torch.zeros(1, 1, 8, 8),), loss, groups, samples=8, by=criterion)
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    network(torch.randn(1, 1, 8, 8)).sum().backward()
+    assert not torch.equal(network[0].weight, before["0.weight"])

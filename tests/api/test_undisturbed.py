@@ -35,33 +35,46 @@ class Writer(nn.Module):
             middle = nn.utils.weight_norm(middle)
         self.first, self.middle, self.last = nn.Conv2d(3, 16, 3, padding=1), middle, nn.Conv2d(16, 3, 3, padding=1)
         self.habit, self.is_filled, self.results = habit, False, [torch.ones(2)]
+        self.make = nn.Identity()
         self.register_buffer("passes", torch.zeros(()))
         self.register_buffer("means", torch.zeros(16))
         self.register_buffer("table", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same images whatever was left behind."""
-        h = self.first(x)
-        if self.habit == "counts":
-            self.passes += 1
-        if self.habit == "writes through data":
-            self.passes.data.add_(1)
-        if self.habit == "fills once":
-            if not self.is_filled:
-                self.means.copy_(h.detach().mean((0, 2, 3)))
-                self.is_filled = True
-            h = h - self.means.view(1, -1, 1, 1)
-        if self.habit == "replaces":
-            self.means = h.detach().mean((0, 2, 3))
-        if self.habit == "adds a buffer":
-            self.table = torch.linspace(0, 1, x.shape[-1])
-            h = h + self.table
+        h = self._fill(self._write(self.first(x)))
         if self.habit == "draws":
             h = h + 0.01 * torch.randn_like(h)
         h = self.middle(h.relu()).relu()
         if self.habit == "keeps a result":
             self.results = [h.mean()]
         return self.last(h)
+
+    def _write(self, h: Tensor) -> Tensor:
+        """Write buffers at every pass."""
+        if self.habit == "counts":
+            self.passes += 1
+        if self.habit == "writes through data":
+            self.passes.data.add_(1)
+        if self.habit == "replaces":
+            self.means = h.detach().mean((0, 2, 3))
+        if self.habit == "adds a buffer":
+            self.table = torch.linspace(0, 1, h.shape[-1])
+            h = h + self.table
+        return h
+
+    def _fill(self, h: Tensor) -> Tensor:
+        """Write buffers at the first pass."""
+        if self.habit == "fills once":
+            if not self.is_filled:
+                self.means.copy_(h.detach().mean((0, 2, 3)))
+            h = h - self.means.view(1, -1, 1, 1)
+        if self.habit == "makes a buffer":
+            if not self.is_filled:
+                self.make.register_buffer("made", torch.linspace(0, 1, h.shape[-1]), persistent=False)
+            h = h + self.make.made
+        self.is_filled = self.is_filled or self.habit in ("fills once", "makes a buffer")
+        return h
 
 
 HABITS = (
@@ -70,6 +83,7 @@ HABITS = (
     "fills once",
     "replaces",
     "adds a buffer",
+    "makes a buffer",
     "draws",
     "spectral norm",
     "old spectral norm",

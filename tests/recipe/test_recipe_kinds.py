@@ -133,3 +133,40 @@ def test_a_comparison_of_trainings_needs_a_model(refused):
 
 def test_experts_of_a_trained_base_are_compared_too(load):
     assert isinstance(load(base=CHECKPOINT, **SECTIONS, evidence=EVIDENCE), EvidenceRecipe)
+
+
+def evidence_of(changes, **sections):
+    """A comparison with one entry that changes sections."""
+    entries = {"a": {"changes": changes}}
+    return EvidenceRecipe.model_validate(
+        {"name": "n", "base": CHECKPOINT, **SECTIONS, **sections, "evidence": {**EVIDENCE, "entries": entries}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "number"), [({"count": 1}, 1), ({"method": "snr", "count": 4}, 4), ({"cuts": [100]}, 2), ({"eta": 0.5}, 3)]
+)
+def test_an_entrys_groups_stand_above_the_recipes_cuts(own, number):
+    recipe = evidence_of({"groups": own}, groups={"cuts": [300, 600]})
+    assert recipe.entry("a").groups.number == number
+    assert recipe.groups.number == 3
+
+
+def test_an_entry_replaces_mappings_that_are_values():
+    limited = {"width_multiples": {32: 8}, "constraints": {"limit": {"a": 0.5}, "keep": ["c"]}}
+    recipe = evidence_of({"prune": {"width_multiples": {16: 4}, "constraints": {"limit": {"b": 0.25}}}}, prune=limited)
+    found = recipe.entry("a").prune
+    assert dict(found.width_multiples) == {16: 4}
+    assert dict(found.constraints.limit) == {"b": 0.25}
+    assert found.constraints.keep == recipe.prune.constraints.keep
+
+
+@pytest.mark.parametrize("train", [None, 5, "x", ["steps"]])
+def test_a_training_that_is_no_section_is_refused_in_one_sentence(tmp_path, train):
+    path = tmp_path / "recipe.yaml"
+    entries = {"a": {"changes": {"finetune": {"train": train}}}}
+    path.write_text(
+        yaml.safe_dump({"name": "n", "base": CHECKPOINT, **SECTIONS, "evidence": {**EVIDENCE, "entries": entries}})
+    )
+    with pytest.raises(FileFormatError, match="train"):
+        load_recipe(path)

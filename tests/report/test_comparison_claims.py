@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 from comparison_manifest import make_curriculum, make_multistage
 from evidence_manifest import make_evidence
@@ -9,6 +10,7 @@ from evidence_manifest import make_evidence
 from prunekit.report.curriculum_page import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import Evidence, evidence_claim, gap
 from prunekit.report.evidence_page import write_evidence_report
+from prunekit.report.learning import LearningCurve, share_column
 from prunekit.report.multistage import multistage_claim, write_multistage_report
 
 
@@ -197,3 +199,11 @@ def test_experts_without_fid_have_a_page(write_run, manifest):
     page = (report / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "No FID was measured: unknown pictures." in page
     assert "nan" not in page.lower().split()
+
+
+def test_a_curve_equal_to_the_rivals_is_not_sooner():
+    """The rival may reach its final value before its end, where its curve rises later."""
+    macs, losses = np.array([[1.0, 2.0, 3.0]]), np.array([[0.3, 0.5, 0.4]])
+    rival, equal = (LearningCurve(title, macs, losses, losses) for title in ("rival", "equal"))
+    column = share_column("share", [rival, equal], rival, "fids")
+    assert [column.text({"place": place}) for place in (0, 1)] == ["0.33 (1.0×)", "0.33 (1.0×)"]

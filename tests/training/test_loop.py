@@ -18,7 +18,7 @@ from tiny_training import (
     tiny_run,
     weight_bytes,
 )
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.schedule import Parameterization
@@ -308,3 +308,53 @@ def test_every_sampler_and_weight_that_can_be_named_trains(sampler, weight):
 def test_the_names_in_the_options_are_those_of_the_tables():
     assert set(get_args(TimestepSamplers)) == set(TIMESTEP_SAMPLERS)
     assert set(get_args(LossWeights)) == set(LOSS_WEIGHTS) | set(LEARNT_WEIGHTS)
+
+
+class Counting(TinyNet):
+    """Keeps the mean of what it is given in a buffer that it writes, in one that it replaces, and in one that it adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("written", torch.zeros(1))
+        self.register_buffer("replaced", torch.zeros(1))
+
+    def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        mean = noisy.detach().abs().mean().reshape(1)
+        if self.training:
+            self.written.mul_(0.5).add_(0.5 * mean)
+            self.replaced = 0.5 * self.replaced + 0.5 * mean
+            self.register_buffer("added", self.written.clone(), persistent=False)
+        return super().forward(noisy, timesteps)
+
+
+def test_buffers_that_a_forward_pass_replaces_or_adds_are_those_of_the_last_step(tmp_path):
+    """In the average, and after an interruption, too."""
+    options = replace(OPTIONS, steps=6, checkpoint_every=2, log_every=1)
+
+    def run(folder=None, report=None):
+        torch.manual_seed(0)
+        return train(Counting(), tiny_objective(), SAMPLER, options, folder, report)
+
+    whole = run().model
+    assert whole.written.item() > 0.1
+    assert torch.equal(whole.replaced, whole.written)
+    assert torch.equal(whole.added, whole.written)
+
+    def stop(progress):
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop)
+    resumed = run(tmp_path).model
+    assert torch.equal(resumed.replaced, whole.written)
+    assert weight_bytes(resumed) == weight_bytes(whole)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_network_whose_weights_torch_computes_is_trained():
+    """torch's old weight norm keeps a result of autograd, which a deep copy refuses."""
+    model = tiny_net()
+    nn.utils.weight_norm(model.first)
+    found = train(model, tiny_objective(), SAMPLER, replace(OPTIONS, steps=3)).model
+    assert all(torch.isfinite(value).all() for value in found.state_dict().values())

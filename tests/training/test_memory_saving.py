@@ -37,7 +37,7 @@ def test_options_that_exclude_each_other_are_refused() -> None:
 
 def test_without_torchao_8_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs torchao; install it with `pip install prunekit\[low-memory\]`"):
+    with pytest.raises(InputError, match=r"needs torchao; install it with `pip install 'prunekit\[low-memory\]'`"):
         make_adamw(torch.nn.Linear(2, 2).parameters(), 1e-3, 0.0, eight_bit=True)
 
 
