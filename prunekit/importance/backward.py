@@ -36,15 +36,20 @@ def kept_gradients(loss: Tensor, parameters: Iterable[Tensor]) -> Iterator[None]
             "with use_reentrant=True, call requires_grad_() on the noisy input, or take use_reentrant=False."
         )
     tensors = list(dict.fromkeys([*parameters, *_leaves(loss)]))
-    before = [(tensor, tensor.grad, tensor._post_accumulate_grad_hooks) for tensor in tensors]
+    before = [tensor.grad for tensor in tensors]
+    hooks = [own for tensor in tensors if (own := tensor._post_accumulate_grad_hooks)]  # an optimizer may step in one
+    kept = [dict(own) for own in hooks]
     for tensor in tensors:
         tensor.grad = None
-        tensor._post_accumulate_grad_hooks = None  # type: ignore[assignment]  # an optimizer may step in one
+    for own in hooks:
+        own.clear()  # torch keeps the dict, so that another in its place would change nothing
     try:
         yield
     finally:
-        for tensor, gradient, hooks in before:
-            tensor.grad, tensor._post_accumulate_grad_hooks = gradient, hooks
+        for own, known in zip(hooks, kept, strict=True):
+            own.update(known)
+        for tensor, gradient in zip(tensors, before, strict=True):
+            tensor.grad = gradient
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:
