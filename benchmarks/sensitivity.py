@@ -93,6 +93,11 @@ def main() -> None:
         part.write_text(markdown(rows, ranks), encoding="utf-8")
 
 
+def plain(value: float, digits: int) -> str:
+    """A number with so many significant digits and without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):,g}"
+
+
 def markdown(rows: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> str:
     """The tables."""
     header = ["base, measured in, size of the noise", *(f"group {index}" for index in range(GROUPS))]
@@ -102,7 +107,7 @@ def markdown(rows: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> str:
         lines.append(
             [
                 f"{row['base']}, {described(row)}",
-                *(f"{g['amplification']:.2g} ± {g['se']:.1g}" for g in groups),
+                *(f"{plain(g['amplification'], 2)} ± {plain(g['se'], 1)}" for g in groups),
             ]
         )
         if row["in"] == "pixels":

@@ -215,7 +215,16 @@ def _publish(rows: dict[str, dict[str, dict[str, Any]]]) -> None:
         figures = [row["prunekit"].get(key, row["prunekit"].get("error", "–")) for key in own.values()]
         figures += [row.get("torch-pruning", {}).get(key, "–") for key in theirs.values()]
         lines.append([name, *map(str, figures)])
-    (REPORTS / "trace.md").write_text(markdown_table(["network", *own, *theirs], lines), encoding="utf-8")
+    made = json.loads((REPORTS / "trace.json").read_text(encoding="utf-8"))["manifest"]
+    said = (
+        "# Time and memory of tracing\n\n"
+        "`trace` finds the channel groups of a network. Seconds are processor seconds, extra MB the memory that it takes at most "
+        "beside the network. *As counted* says whether the cost model's MACs equal the counter's; *least MACs* is the share of the "
+        "MACs that is left if every group has its smallest width. Weights are random; networks without a comparison are on the meta "
+        f"device and have none. Measured on {made['device']} with {made['cores']} cores and torch {made['versions']['torch']} by "
+        "`python benchmarks/trace.py`.\n\n"
+    )
+    (REPORTS / "trace.md").write_text(said + markdown_table(["network", *own, *theirs], lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
