@@ -221,8 +221,8 @@ def _publish(rows: dict[str, dict[str, dict[str, Any]]]) -> None:
         "`trace` finds the channel groups of a network. Seconds are processor seconds, extra MB the memory that it takes at most "
         "beside the network. *As counted* says whether the cost model's MACs equal the counter's; *least MACs* is the share of the "
         "MACs that is left if every group has its smallest width. Weights are random; networks without a comparison are on the "
-        f"meta device and have none. Measured on {made['device']} with {made['cores']} cores and torch {made['versions']['torch']} by "
-        "`python benchmarks/trace.py`.\n\n"
+        f"meta device and have none. Measured on {made['device']} with {made['cores']} cores and torch "
+        f"{made['versions']['torch']} by `python benchmarks/trace.py`.\n\n"
     )
     (REPORTS / "trace.md").write_text(said + markdown_table(["network", *own, *theirs], lines), encoding="utf-8")
 
