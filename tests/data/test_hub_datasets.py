@@ -86,5 +86,5 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
         return real(name, *args, **values)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"needs the datasets library .*pip install prunekit\[datasets\]"):
+    with pytest.raises(InputError, match=r"needs the datasets library .*pip install 'prunekit\[datasets\]'"):
         load_images(tmp_path / "x.parquet")
