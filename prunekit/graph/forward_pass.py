@@ -137,6 +137,8 @@ class _Holdings:
     def restore_buffers(self) -> bool:
         """Give the module back the buffers that it held; whether they had changed."""
         buffers = self._module._buffers
+        if not buffers and not self._buffers:
+            return False  # most modules: a pass of a small network takes a few milliseconds
         with torch._C.DisableTorchFunction(), torch.no_grad():
             written = [(each, value) for each, value in self._values.values() if not torch.equal(each, value)]
             for each, value in written:
@@ -162,7 +164,7 @@ def _can_be_written(buffer: Tensor) -> bool:
 
 
 def run_once(model: nn.Module, inputs: Inputs) -> Any:
-    """One forward pass without gradients, in eval mode; afterwards each module is as it was, see :func:`evaluation_mode`."""
+    """One forward pass without gradients within :func:`evaluation_mode`, so that it leaves no trace in the network."""
     with evaluation_mode(model):
         return run_and_keep(model, inputs)
 

@@ -236,12 +236,12 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     pruned = fit(clone, state, sizes)
     if not share and not plan.is_whole and graph.witness is not None:
         graph.witness.check(pruned, stubs)
-    return pruned if plan.is_whole else without_own_saving(pruned)
+    return without_own_saving(pruned, plan)
 
 
-def without_own_saving(pruned: nn.Module) -> nn.Module:
-    """A pruned network whose library would save it with the config of the full widths, which nothing can read: it refuses."""
-    if hasattr(pruned, "save_pretrained"):
+def without_own_saving(pruned: nn.Module, plan: PruningPlan) -> nn.Module:
+    """The network, which refuses to be saved by its library if it is narrower than its config says: nothing could read that."""
+    if not plan.is_whole and hasattr(pruned, "save_pretrained"):
         vars(pruned)["save_pretrained"] = _refuse_saving
     return pruned
 

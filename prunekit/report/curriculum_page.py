@@ -15,6 +15,7 @@ from prunekit.report.learning import (
     measured_on,
     seeds_text,
     shares_sentence,
+    tmacs_text,
 )
 from prunekit.report.learning_charts import learning_tiles
 from prunekit.report.table import Table, named
@@ -96,14 +97,12 @@ def write_curriculum_report(folder: Path | str) -> Path:
 def _text(manifest: CurriculumManifest, settings: CurriculumSettings, curves: list[LearningCurve]) -> str:
     base = curves[0]
     look, train, section = manifest.curriculum[0].curve[-1], settings.base.train, settings.curriculum
-    tmacs = base.training_macs[0, -1] / 1e12
-    spent = f"{tmacs:{'.2f' if tmacs >= 0.01 else '.2g'}} TMACs"
     shares = (
         f"Shares: steps to reach the final mean loss and FID of {base.title}, as a share of the steps of {base.title} and as a "
         "factor of reduction, interpolated between looks; – if they are never reached."
     )
     return (
-        f"Each training: {look.steps or train.steps:,} steps of {train.batch_size}, {spent} "
+        f"Each training: {look.steps or train.steps:,} steps of {train.batch_size}, {tmacs_text(base.training_macs[0, -1])} TMACs "
         f"(backward counted as twice forward), from the same initial weights for each seed, over "
         f"{seeds_text(len(section.seeds))}; "
         f"the learning rate is {train.lr_scheduler} unless an entry changes it, and the moving average is measured. "

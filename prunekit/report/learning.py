@@ -34,6 +34,7 @@ __all__ = [
     "share_column",
     "share_to_reach",
     "shares_sentence",
+    "tmacs_text",
 ]
 
 _EVEN = 1.05  # whole numbers of steps differ by a few per cent
@@ -106,6 +107,12 @@ def share_to_reach(curve: LearningCurve, rival: LearningCurve, of: str) -> float
     goal = float(getattr(rival, of)[:, -1].mean())
     reached = reaching(curve.training_macs.mean(0), getattr(curve, of).mean(0), goal)
     return None if reached is None else reached / float(rival.training_macs[:, -1].mean())
+
+
+def tmacs_text(macs: float) -> str:
+    """Training MACs in TMACs: two decimals, or two digits where these would be zeros."""
+    tmacs = macs / 1e12
+    return f"{tmacs:.2f}" if tmacs >= 0.01 else f"{tmacs:.2g}"
 
 
 def mean_and_error(values: FloatArray, digits: int) -> str:
@@ -244,11 +251,10 @@ def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningC
         rival: None if there is none.
         of: ``losses`` or ``fids``.
     """
+    own = None if rival is None else share_to_reach(rival, rival, of)
 
     def text(row: Row) -> str:
-        curve = curves[row["place"]]
-        share = None if rival is None else share_to_reach(curve, rival, of)
-        own = None if rival is None else share_to_reach(rival, rival, of)
+        share = None if rival is None else share_to_reach(curves[row["place"]], rival, of)
         return ABSENT if share is None or own is None else f"{share:.2f} ({own / share:.1f}×)"
 
     return Column(heading, "", text)

@@ -20,6 +20,7 @@ from prunekit.report.learning import (
     measured_on,
     seeds_text,
     shares_sentence,
+    tmacs_text,
 )
 from prunekit.report.learning_charts import learning_tiles
 from prunekit.report.pareto import Point
@@ -207,7 +208,7 @@ def _text(
         "Shares: training MACs to reach the unified network's final mean loss and FID, as a share of the unified "
         "network's training and as a factor of reduction, interpolated between looks; – if they are never reached."
     )
-    tmacs, steps = unified.training_macs / 1e12, train.steps
+    steps = train.steps
     if unified.macs is not None:  # steps are rounded to whole looks
         steps = round(unified.training_macs / (3 * unified.macs * train.batch_size))
     curves = [entry.curve for entry in entries]
@@ -215,7 +216,7 @@ def _text(
     why = "Stages were stopped early. " if section.early_stop else ""
     less = "" if are_even(curves) else f"{why}Of these MACs they spent: {', '.join(spent)}. "
     return (
-        f"Every network was trained {start} with {'at most ' if less else ''}{tmacs:{'.2f' if tmacs >= _SHOWN else '.2g'}} TMACs, "
+        f"Every network was trained {start} with {'at most ' if less else ''}{tmacs_text(unified.training_macs)} TMACs, "
         f"as many as {steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
         f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. {less}Stages are listed from the "
         f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} "
@@ -223,7 +224,6 @@ def _text(
     )
 
 
-_SHOWN = 0.01  # TMACs, of which two decimals are shown
 _RATES = {
     "constant": "is constant, and the moving average is measured",
     "cosine": "falls to zero over each network's own steps",

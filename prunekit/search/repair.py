@@ -42,7 +42,7 @@ __all__ = ["Drift", "Repair", "RepairKind", "repair"]
 def repair(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, probe: Probe, kind: RepairKind = "least-squares"
 ) -> nn.Module:
-    """A new network: pruned by the plan, with its layers repaired in closed form.
+    """A new network in eval mode: pruned by the plan, with its layers repaired in closed form.
 
     Args:
         model: the full network; it is not changed.

@@ -109,8 +109,8 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     check_params(model, known.params, str(source))
     check_bound(folder / WEIGHTS, data)
     about = {key: data[key] for key in _ABOUT if key in data}
-    model = model if plan.is_whole else without_own_saving(model)
-    return SlimModel(model.eval(), spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
+    model = without_own_saving(model.eval(), plan)
+    return SlimModel(model, spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
 
 
 def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]]:

@@ -94,7 +94,7 @@ def search_and_repair(
         result = search(
             model, restricted(graph, options), cost, scores, probe, target, options.search, latency, journal
         )
-        pruned = repair(model, graph, result.plan, probe, options.repair).cpu().eval()
+        pruned = repair(model, graph, result.plan, probe, options.repair).cpu()
     if (found := first_not_finite(pruned)) is not None:
         raise GraphError(
             f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with `repair` none."

@@ -281,7 +281,7 @@ class Twice(nn.Module):
             self.norm.weight = self.wide.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whatever the names."""
+        """Run the blocks in turn."""
         h = self.first(x)
         for block in self.blocks:
             h = torch.relu(block(h))

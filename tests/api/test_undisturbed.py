@@ -1,4 +1,4 @@
-"""Public calls leave the caller's network and torch's generator as they were, whatever a forward pass writes or draws."""
+"""Public calls change neither the caller's network nor torch's random state, even if a forward pass writes buffers or draws."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ class Writer(nn.Module):
         self.register_buffer("table", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same images whatever was left behind."""
+        """The images do not depend on earlier passes."""
         h = self._fill(self._write(self.first(x)))
         if self.habit == "draws":
             h = h + 0.01 * torch.randn_like(h)
@@ -143,7 +143,7 @@ def test_a_call_leaves_everything_as_it_was(habit: str, training: bool) -> None:
 
 
 def test_each_pass_starts_alike() -> None:
-    """A table that is filled once is filled from each pass' own inputs, with the mark beside it."""
+    """A table that a network fills in its first pass is filled in each, since the mark that says so is undone as well."""
     model = Writer("fills once").eval()
     found = [run_once(model, (torch.full((1, 3, 8, 8), value),)) for value in (1.0, 2.0, 1.0)]
     assert torch.equal(found[0], found[2])

@@ -311,7 +311,7 @@ def test_the_names_in_the_options_are_those_of_the_tables():
 
 
 class Counting(TinyNet):
-    """Keeps the mean of what it is given in a buffer that it writes, in one that it replaces, and in one that it adds."""
+    """Keeps the mean of its inputs in three buffers: it writes one, replaces another and adds a third."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -328,7 +328,7 @@ class Counting(TinyNet):
 
 
 def test_buffers_that_a_forward_pass_replaces_or_adds_are_those_of_the_last_step(tmp_path):
-    """In the average, and after an interruption, too."""
+    """The trained network has them, and so has one whose training was interrupted."""
     options = replace(OPTIONS, steps=6, checkpoint_every=2, log_every=1)
 
     def run(folder=None, report=None):
