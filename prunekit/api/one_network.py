@@ -72,6 +72,9 @@ class Pruned:
         """
         save_slim(self.slim, folder)
 
+    def __repr__(self) -> str:
+        return f"<Pruned: {self}>"
+
     def __str__(self) -> str:
         if self.result.nothing_to_prune is not None:
             return f"Nothing of the network can be pruned; its layers stay whole, {self.result.nothing_to_prune}."

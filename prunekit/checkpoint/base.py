@@ -41,6 +41,10 @@ class Base(Parameterized):
     sha256: str = ""
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        prediction, steps = self.parameterization.prediction_type, self.parameterization.schedule.num_timesteps
+        return f"<Base: {type(self.model).__name__} that predicts {prediction}, timesteps {steps}>"
+
     def about(self) -> JsonObject:
         """Everything except the weights, JSON-able."""
         return {

@@ -33,6 +33,11 @@ class CostModel:
     macs_rows: "_Rows"
     params_rows: "_Rows"
 
+    def __repr__(self) -> str:
+        return (
+            f"<CostModel: rows of MACs {len(self.macs_rows.scale)}, rows of parameters {len(self.params_rows.scale)}>"
+        )
+
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph, inputs: Inputs) -> "CostModel":
         """Read the coefficients off the graph, and check them against the counter, on the network and on its narrowest form.

@@ -164,6 +164,13 @@ class ChannelGraph:
     has_multiples: bool = False
     branches: tuple[Branch, ...] = ()
 
+    def __repr__(self) -> str:
+        channels = sum(group.size for group in self.groups if group.branch is None)
+        return (
+            f"<ChannelGraph: channel groups {sum(group.branch is None for group in self.groups)}, channels {channels}, "
+            f"residual branches {len(self.branches)}, layers left whole {len(self.left_whole)}>"
+        )
+
     def __len__(self) -> int:
         return len(self.groups)
 

@@ -54,6 +54,13 @@ class ImportanceMap:
     scores: tuple[Scores, ...]
     branches: Mapping[str, Contents] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        channels = self.channels
+        return (
+            f"<ImportanceMap by {self.criterion!r}: timestep groups {len(self.timestep_groups)}, channel groups {len(channels)}, "
+            f"channels {sum(channels.values())}, residual branches {len(self.branches)}>"
+        )
+
     @property
     def channels(self) -> dict[str, int]:
         """Number of channels of each channel group, without the branches."""

@@ -156,6 +156,12 @@ class SearchResult:
     nothing_to_prune: str | None = None
     target_of: TargetOf = "macs"
 
+    def __repr__(self) -> str:
+        return (
+            f"<SearchResult: {self.target_of} {self.spent:,} of {self.base:,} for a target of {self.target:,}, "
+            f"candidates measured {len(self.measured)}>"
+        )
+
     @property
     def measured(self) -> list[JsonObject]:
         """The measured candidates: round, steps, MACs, loss."""

@@ -75,6 +75,10 @@ class SlimModel:
     params: int
     about: JsonDict = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        steps = f"timesteps {self.group.start} to {self.group.stop - 1}"
+        return f"<SlimModel: {type(self.model).__name__} for {steps}, MACs {self.macs:,}, parameters {self.params:,}>"
+
     @property
     def is_whole(self) -> bool:
         """Whether the plan keeps every channel of the base."""
