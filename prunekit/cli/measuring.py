@@ -75,7 +75,6 @@ def evaluate(
     """Measure the denoising loss of each timestep group, and the quality of samples with standard errors over seeds."""
     from prunekit._files import write_json
     from prunekit.clip_scores import load_clip
-    from prunekit.extractors import named_extractor
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.steps.opening import is_base, open_model
     from prunekit.steps.sample_quality import measure_all
@@ -88,14 +87,7 @@ def evaluate(
         )
     refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION)), [experts, base, data])
     refuse_inputs(output, [experts, base, config], inside=True)
-    if inception_weights is not None and features != "auto":
-        raise InputError(
-            f"Got --features {features} and --inception-weights {inception_weights}; expected one of them."
-        )
-    if inception_weights is not None:
-        features = str(inception_weights)
-    if features != "auto":
-        named_extractor(features)  # refuses an unknown name and a missing file before anything is measured
+    features = _checked_features(features, inception_weights)
     if clip is not None:
         load_clip(clip)
     if captions.pipeline is None:
@@ -137,16 +129,34 @@ def evaluate(
     if json:
         emit(True, found.to_json())
         return
-    rows = [
-        [str(row.group), *(f"{loss.mean:.5f} ± {loss.se:.5f}" for name in models if (loss := getattr(row, name)))]
-        for row in found.losses or ()
-    ]
-    print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
-    _show_bounds(found.losses or (), models)
+    _show_losses(found.losses or (), models)
     if found.metrics is not None:
         _show_metrics(found.metrics)
     tell(f"Written to {output}")
     suggest(after_evaluate(output))
+
+
+def _checked_features(features: str, inception_weights: Path | None) -> str:
+    """The extractor that the two options ask for; an unknown name and a missing file are refused before anything is measured."""
+    from prunekit.extractors import named_extractor
+
+    if inception_weights is not None and features != "auto":
+        raise InputError(
+            f"Got --features {features} and --inception-weights {inception_weights}; expected one of them."
+        )
+    asked = features if inception_weights is None else str(inception_weights)
+    if asked != "auto":
+        named_extractor(asked)
+    return asked
+
+
+def _show_losses(losses: "Sequence[GroupLoss]", models: Iterable[str]) -> None:
+    rows = [
+        [str(row.group), *(f"{loss.mean:.5f} ± {loss.se:.5f}" for name in models if (loss := getattr(row, name)))]
+        for row in losses
+    ]
+    print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
+    _show_bounds(losses, models)
 
 
 def _show_bounds(losses: "Sequence[GroupLoss]", models: Iterable[str]) -> None:
