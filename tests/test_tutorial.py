@@ -80,11 +80,18 @@ def test_the_whole_job_is_five_lines_and_gives_experts_that_a_pipeline_takes(des
     assert [image.size for image in names["images"]] == [(8, 8)] * 4
     full = count_macs(unet(in_channels=3, out_channels=3), names["pipeline"].unet.spec.example_inputs()).macs
     assert names["pipeline"].unet.mean_macs(list(range(0, 1000, 20))) <= 0.8 * full
+    quick = '{"samples": 8, "batch_size": 8, "search": {"rounds": 1, "shortlist": 2}}'
+    changed = blocks(TUTORIAL, "python")[1].replace('"steps": 2000', '"steps": 2, "batch_size": 4')
+    changed = changed.replace("finetuning=finetuning", f"finetuning=finetuning, pruning={quick}")
+    names["pipeline"].unet, again = unet(in_channels=3, out_channels=3), names["pipeline"].unet
+    with contextlib.chdir(desk):
+        exec(compile(changed, "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
+    assert names["pipeline"].unet.params == again.params
 
 
 @pytest.mark.slow
 def test_step_by_step_it_is_ten_lines_and_imports(desk: Path) -> None:
-    making = blocks(TUTORIAL, "python")[1]
+    making = blocks(TUTORIAL, "python")[2]
     assert len([line for line in lines_of(making) if not line.startswith(("from ", "import "))]) == 10
     names: dict[str, Any] = {}
     with contextlib.chdir(desk):
@@ -103,7 +110,7 @@ def test_a_network_of_ones_own_is_pruned_saved_and_loaded(tmp_path: Path, monkey
     groups = make_groups(NoiseSchedule.linear(), count=5)
     names: dict[str, Any] = {"pk": prunekit, "model": model, "loss": loss, "groups": groups}
     names["example_inputs"] = (torch.zeros(1, 3, 8, 8),)
-    exec(compile(blocks(TUTORIAL, "python")[2], "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
+    exec(compile(blocks(TUTORIAL, "python")[3], "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
     assert count_macs(names["again"], names["example_inputs"]).macs == names["pruned"].macs
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit._json import JsonDict
 from prunekit.allocation import check_leaves_cleanest
 from prunekit.checkpoint import Asked, Base, ModelSpec
 from prunekit.checkpoint.scheduler import prediction_under
@@ -19,7 +20,7 @@ from prunekit.graph.copying import copied
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import TimestepExperts
 from prunekit.nets.sharing import shared, shared_networks
-from prunekit.recipe import FinetuneOptions, PruneOptions
+from prunekit.recipe import FinetuneOptions, PruneOptions, section_of
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
@@ -43,8 +44,8 @@ def make_experts(
     groups: int | TimestepGroups = 5,
     experts: ExpertsKind = "all",
     rule: str = "auto",
-    pruning: PruneOptions | None = None,
-    finetuning: FinetuneOptions | None = None,
+    pruning: PruneOptions | JsonDict | None = None,
+    finetuning: FinetuneOptions | JsonDict | None = None,
     noise_schedule: NoiseSchedule | None = None,
     prediction_type: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -63,8 +64,8 @@ def make_experts(
         experts: ``noisy`` makes two groups of its own: the base serves the cleaner timesteps and one pruned specialist the
             noisiest; the border follows from the budget.
         rule: how the budget is divided among the groups, see :func:`prunekit.allocate`.
-        pruning: how to score, search and repair.
-        finetuning: how to fine-tune; the default is short.
+        pruning: how to score, search and repair: options, or a mapping with the keys of a recipe's ``prune`` section.
+        finetuning: how to fine-tune, likewise with the keys of ``finetune``; the default is short.
         noise_schedule: replaces the pipeline's. A model alone has none; the default is then linear over 1,000 timesteps.
         prediction_type: replaces the pipeline's; the default for a model alone is ``epsilon``.
         progress: called with one line about each step.
@@ -86,7 +87,7 @@ def make_experts(
     if has_specialist:
         check_leaves_cleanest(rule)
     partition = specialist_groups(base.schedule, budget) if has_specialist else _partition(groups, base.schedule)
-    pruning, finetuning = pruning or PruneOptions(), finetuning or FinetuneOptions()
+    pruning, finetuning = section_of(PruneOptions, pruning), section_of(FinetuneOptions, finetuning)
     plan_budget(partition, base.schedule, budget, rule=rule)  # refuses a budget before the network is followed
     say("following the network")
     bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints, pruning.shrink)

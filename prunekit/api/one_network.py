@@ -96,7 +96,7 @@ def prune(
     target: float | int,
     loss: Loss | None = None,
     group: TimestepGroup | None = None,
-    options: "PruneOptions | None" = None,
+    options: "PruneOptions | JsonDict | None" = None,
     num_timesteps: int = _NUM_TIMESTEPS,
     config: JsonDict | None = None,
 ) -> Pruned:
@@ -114,7 +114,7 @@ def prune(
         loss: ``loss(model, timesteps, generator) -> scalar``: the mean over int64 timesteps of shape (batch,). All randomness must
             come from the generator.
         group: the timesteps at which the network will be used; needed with a loss.
-        options: how to score, search and repair.
+        options: how to score, search and repair: options, or a mapping with the keys of a recipe's ``prune`` section.
         num_timesteps: T, the number of timesteps that is saved with the network.
         config: the network's constructor arguments, saved with it; a denoiser of diffusers has its own.
 
@@ -133,10 +133,10 @@ def prune(
         >>> pruned.macs / prunekit.count_macs(network, (torch.zeros(1, 3, 8, 8),)).macs
         0.5
     """
-    from prunekit.recipe import PruneOptions  # noqa: PLC0415 - recipes load pydantic and more
+    from prunekit.recipe import PruneOptions, section_of  # noqa: PLC0415 - recipes load pydantic and more
 
     without_data = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="oneshot"), repair="none")
-    chosen = options or (without_data if loss is None else PruneOptions())
+    chosen = without_data if options is None and loss is None else section_of(PruneOptions, options)
     check_has_values(model)
     group = _checked_group(group, loss, chosen, num_timesteps)
     spec = _spec_of(model, example_inputs, config)

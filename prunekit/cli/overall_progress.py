@@ -7,6 +7,7 @@ from collections.abc import Mapping
 __all__ = ["Overall", "OverallOfJobs", "said_seconds"]
 
 _WHOLE_STAGES = ("importance of timestep groups", "search", "training")
+_MOST = 0.99  # share of a stage that is judged by its time
 
 
 class _InWords(ABC):
@@ -23,13 +24,21 @@ class _InWords(ABC):
         """Seconds left; None before anything is measured."""
 
     @property
+    @abstractmethod
+    def is_late(self) -> bool:
+        """Whether the running stage takes longer than it should by the stages before, so that nothing is known of the rest."""
+
+    @property
     def time_left(self) -> str:
         """The time left in words; empty before anything is measured."""
+        if self.is_late:
+            return "longer than expected"
         return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
 
     def said(self) -> str:
         """Share and time left of the whole run in words; empty before anything is measured."""
-        return f"run: {100 * self.share:.0f} %, {left} left" if (left := self.time_left) else ""
+        left = self.time_left
+        return f"run: {100 * self.share:.0f} %, {left}{'' if self.is_late else ' left'}" if left else ""
 
 
 class Overall(_InWords):
@@ -43,7 +52,7 @@ class Overall(_InWords):
         self._left = dict(weights)
         self._kept = self._done = self._current = self._seconds = 0.0
         self._within, self._began = 0.0, time.monotonic()
-        self._name, self._parts = "", False
+        self._name, self._parts, self._by_time = "", False, False
 
     def begin(self, stage: str, kept: bool) -> None:
         """A stage begins, or is kept; the one before is over.
@@ -59,7 +68,7 @@ class Overall(_InWords):
             self._done, self._seconds = self._done + self._current, self._seconds + now - self._began
         weight = self._left.pop(stage, 0.0)
         self._kept += weight if kept else 0.0
-        self._current, self._within, self._began = (0.0 if kept else weight), 0.0, now
+        self._current, self._within, self._began, self._by_time = (0.0 if kept else weight), 0.0, now, False
 
     def within(self, share: float, label: str = "") -> None:
         """The share of the running stage that is done, if ``label`` is all that the stage does.
@@ -67,10 +76,11 @@ class Overall(_InWords):
         The share of any other stage is its time so far, compared with the time that it should take by the stages before.
         """
         if not label or (label in _WHOLE_STAGES and not self._parts):
-            self._within = max(self._within, share)
+            self._within, self._by_time = max(self._within, share), False
         elif self._current and self._seconds:
             expected = self._current * self._seconds / self._done
-            self._within = max(self._within, min(0.99, (time.monotonic() - self._began) / expected))
+            self._within = max(self._within, min(_MOST, (time.monotonic() - self._began) / expected))
+            self._by_time = True
 
     @property
     def share(self) -> float:
@@ -78,6 +88,10 @@ class Overall(_InWords):
         done = self._kept + self._done + self._current * self._within
         total = self._kept + self._done + self._current + sum(self._left.values())
         return done / total if total else 1.0
+
+    @property
+    def is_late(self) -> bool:
+        return self._by_time and self._within >= _MOST
 
     @property
     def seconds_left(self) -> float | None:
@@ -104,7 +118,7 @@ class OverallOfJobs(_InWords):
         self._running: dict[str, float] = {}
         self._kept = self._done = 0.0
         self._began: float | None = None
-        self._latest = 0.0
+        self._latest, self._by_time = 0.0, ""  # when the last stage began, and the one that is judged by its time
 
     def begin(self, stage: str, kept: bool) -> None:
         """A stage begins, or is kept; a stage within another one is a part of it."""
@@ -135,13 +149,17 @@ class OverallOfJobs(_InWords):
             if before > 0 and self._weights.get(name):
                 expected = self._weights[name] * before / self._done
                 spent = time.monotonic() - self._latest
-                self._running[name] = max(self._running[name], min(0.99, spent / expected))
+                self._running[name], self._by_time = max(self._running[name], min(_MOST, spent / expected)), name
 
     @property
     def share(self) -> float:
         """Share of the work that is done."""
         total = sum(self._weights.values())
         return (self._kept + self._finished) / total if total else 1.0
+
+    @property
+    def is_late(self) -> bool:
+        return self._by_time in self._running and self._running[self._by_time] >= _MOST
 
     @property
     def seconds_left(self) -> float | None:

@@ -35,11 +35,11 @@ class Bars:
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}
         self._stage, self._began, self._spoke = "", time.monotonic(), time.monotonic()
-        self._starts: dict[str, float] = {}
+        self._starts: dict[str, tuple[float, int]] = {}
 
     def stage(self, name: str, kept: bool) -> None:
         """See :class:`prunekit.runs.observing.Observer`."""
-        self._end_stage()
+        self._end_stage("done")
         self.note(f"{name}: kept from before" if kept else name)
         if self._left is not None:
             self._left.begin(name, kept)
@@ -68,23 +68,21 @@ class Bars:
         else:
             self._line(label, done, total, note)
 
-    def close(self) -> None:
-        """Take the bars away, and show the cursor."""
-        self._end_stage()
-        self._stop()
-
     @contextmanager
     def shown(self) -> Iterator["Bars"]:
-        """Watch the block."""
+        """Watch the block; afterwards the bars are gone, and the cursor is there."""
+        ending = "stopped"
         try:
             with watched(self):
                 yield self
+            ending = "done"
         finally:
-            self.close()
+            self._end_stage(ending)
+            self._stop()
 
-    def _end_stage(self) -> None:
+    def _end_stage(self, ending: str) -> None:
         if self._stage and not self._terminal and self._inside:
-            print(f"{self._stage}: stopped after {said_seconds(time.monotonic() - self._began)}", file=sys.stderr)
+            print(f"{self._stage}: {ending} after {said_seconds(time.monotonic() - self._began)}", file=sys.stderr)
         if self._left is not None and self._stage:
             self._left.within(1.0)
         self._stage = ""
@@ -131,9 +129,9 @@ class Bars:
 
     def _line(self, label: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        began = self._starts.setdefault(label, now)
+        began, first = self._starts.setdefault(label, (now, done))
         if now - self._spoke >= _MINUTE and done < total:
-            left = (now - began) / done * (total - done) if done else None
+            left = (now - began) / (done - first) * (total - done) if done > first else None
             parts = [
                 f"{label}: {100 * done / total:.0f} %",
                 f"{said_seconds(left)} left" if left is not None else "",

@@ -14,6 +14,7 @@ from prunekit.recipe.models import (
 )
 from prunekit.recipe.planning_sections import MEASURED_METHODS, AllocationOptions, GroupOptions, PruneOptions
 from prunekit.recipe.recipe import Recipe
+from prunekit.recipe.sections import section_of
 from prunekit.recipe.tuning_sections import DistillationOptions, EvaluationOptions, FinetuneOptions
 from prunekit.recipe.yaml_reading import load_recipe
 
@@ -41,5 +42,6 @@ __all__ = [
     "Recipe",
     "check_inner_name",
     "load_recipe",
+    "section_of",
     "slug",
 ]

@@ -22,6 +22,7 @@ from prunekit.recipe import (
 from prunekit.results.expert_results import Assembled, BaseResult, Expert
 from prunekit.results.model import plain
 from prunekit.results.predicted_time import PredictedTime
+from prunekit.results.reading_manifests import read_manifest
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.based_run import parameters_of, spent
 from prunekit.runs.manifest import manifest_of, write_manifest
@@ -49,9 +50,9 @@ class Run(PlannedRun):
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
         manifest = self.make_all()
-        if "importance" in self.done:
+        if (write := report.report_writer(read_manifest(self.folder))) is not None:
             self.observer.stage("report", False)
-            report.write_report(self.folder)
+            write(self.folder)
         return manifest
 
     def make_all(self, last: Last = "evaluate") -> Path:

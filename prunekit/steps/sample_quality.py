@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunekit import nets
 from prunekit._files import atomic_path, json_hash, sha256_file
 from prunekit._json import read_json
+from prunekit._progress import as_part
 from prunekit.clip_scores import clip_hash, load_clip
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
@@ -189,8 +190,9 @@ def _draw(
     for seed in options.seeds:
         prompts = setting.asked(options.samples, seed)
         for name, model in models.items():
-            started = time.perf_counter()
-            images = to_images(sampler(model, options.samples, seed))
+            with as_part("sampling", done // options.samples, total // options.samples):
+                started = time.perf_counter()
+                images = to_images(sampler(model, options.samples, seed))
             drawn.seconds[name].append((time.perf_counter() - started) / options.samples)
             drawn.distances.add(name, images, prompts)
             drawn.grids.setdefault(name, images[: options.grid])
@@ -203,10 +205,11 @@ def _draw(
 def _seconds_alone(sampler: "Sampler | PipelineSampler", models: Mapping[str, nn.Module]) -> dict[str, float]:
     """Wall time of one image at batch size 1 for each model: the median of several, which the models take in turn."""
     taken: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(_ROUNDS):
-        for name, model in models.items():
-            started = time.perf_counter()
-            sampler(model, 1, 0)
+    for turn in range(_ROUNDS):
+        for place, (name, model) in enumerate(models.items()):
+            with as_part("timing single images", turn * len(models) + place, _ROUNDS * len(models)):
+                started = time.perf_counter()
+                sampler(model, 1, 0)
             taken[name].append(time.perf_counter() - started)
     return {name: float(np.median(seconds)) for name, seconds in taken.items()}
 

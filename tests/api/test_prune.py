@@ -105,6 +105,11 @@ def from_numpy(model: nn.Module, timesteps: Tensor, generator: Generator) -> Ten
     return loss(model, timesteps, generator) + np.random.rand()  # noqa: NPY002 - the mistake
 
 
+@torch.no_grad()
+def of_another_network(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+    return loss(copy.deepcopy(model), timesteps, generator)
+
+
 SINGLE: dict[str, Any] = {"loss": loss, "group": GROUP, "target": 0.6}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a batch of two": (
@@ -113,6 +118,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "torch's global generator": ({**SINGLE, "loss": from_the_global_generator}, "torch's global generator"),
     "NumPy's global generator": ({**SINGLE, "loss": from_numpy}, "NumPy's global generator"),
+    "a loss of another network": ({**SINGLE, "loss": of_another_network}, "does not call the network that it is given"),
     "a loss and no group": ({"loss": loss, "target": 0.6}, "no timestep group"),
     "a list of groups": ({**SINGLE, "group": [GROUP]}, "Got a list as the group"),
     "a group past the end": ({**SINGLE, "num_timesteps": 100}, "num_timesteps is 100"),

@@ -88,8 +88,46 @@ def test_without_a_terminal_there_is_a_plain_line_a_minute_and_one_at_each_end_o
         "base",
         "prunekit: training: 40 %, 1 min 30 s left, loss 0.1, run: 20 %, about 4 min 0 s left",
         "prunekit: training: 80 %, 30 s left, loss 0.1, run: 40 %, about 3 min 0 s left",
-        "base: stopped after 2 min 29 s",
+        "base: done after 2 min 29 s",
     ]
+
+
+def test_work_that_is_met_halfway_has_a_time_left_by_what_was_seen_of_it(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
+    with Bars(inside=False).shown() as bars:
+        for done in (50, 51, 52):  # a training that goes on, or that a job has begun
+            bars("group 3", done, 100, "")
+            now[0] += 40.0
+    assert capsys.readouterr().err.splitlines() == ["prunekit: group 3: 52 %, 32 min 0 s left"]
+
+
+def test_a_stage_that_is_broken_off_has_stopped(capsys):
+    def broken_off():
+        with Bars({"base": 1.0}).shown() as bars:
+            bars.stage("base", False)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert capsys.readouterr().err.splitlines() == ["base", "base: stopped after 0 s"]
+
+
+@pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
+def test_a_stage_that_takes_longer_than_expected_promises_no_end(monkeypatch, kind):
+    now = [0.0]
+    monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
+    overall = kind({"base": 1.0, "evaluate": 1.0})
+    overall.begin("base", False)
+    now[0] = 10.0
+    overall.within(1.0, "training")
+    overall.begin("evaluate", False)
+    now[0] = 15.0
+    overall.within(0.1, "sampling")
+    assert overall.said() == "run: 75 %, about 5 s left"
+    now[0] = 40.0
+    overall.within(0.2, "sampling")
+    assert overall.said() in ("run: 99 %, longer than expected", "run: 100 %, longer than expected")
 
 
 def test_the_run_s_time_left_falls_and_is_corrected_by_what_stages_took(monkeypatch):

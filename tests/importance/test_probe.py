@@ -31,7 +31,7 @@ def test_chunks_do_not_share_their_noise():
 
 
 def test_the_mean_weighs_chunks_by_their_size():
-    probe = Probe(lambda m, t, g: t.double().mean(), GROUPS[2], samples=40, chunk=16)
+    probe = Probe(lambda m, t, g: m(t.double()).mean(), GROUPS[2], samples=40, chunk=16)
     assert probe.mean(nn.Identity()) == pytest.approx(np.mean(range(60, 100)))
 
 
@@ -55,7 +55,7 @@ def test_draws_depend_on_the_chunk_and_never_on_the_batch(samples, chunk, batch_
     class Seen(Apart):
         def drawn_losses(self, model, drawn, timesteps):
             self.calls.append((timesteps, drawn[0]))
-            return drawn[0].mean(1)
+            return model(drawn[0]).mean(1)
 
     loss = Seen()
     probe = Probe(loss, GROUPS[2], samples, batch_size, chunk=chunk)

@@ -1,4 +1,4 @@
-"""A check that a loss draws only from the generator that it is given: other draws would differ at each call."""
+"""Checks of a caller's loss: it evaluates the network that it is given, and draws only from the generator that it is given."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,35 @@ from torch import nn
 
 from prunekit.errors import InputError
 
-__all__ = ["only_from_the_generator"]
+__all__ = ["of_the_given_network", "only_from_the_generator"]
+
+
+@contextmanager
+def of_the_given_network(model: nn.Module) -> Iterator[None]:
+    """Refuse a loss that never calls the network within the block: it would measure another one, such as that before pruning.
+
+    Calls of the network's children count, for a loss that calls ``forward`` itself.
+
+    Raises:
+        InputError: neither the network nor one of its children was called.
+    """
+    was_called = False
+
+    def called(*_: Any) -> None:
+        nonlocal was_called
+        was_called = True
+
+    handles = [module.register_forward_pre_hook(called) for module in (model, *model.children())]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not was_called:
+        raise InputError(
+            f"The loss does not call the network that it is given ({type(model).__name__}), so it may measure another one, such as "
+            "the network before pruning; call the first argument in it, as in model(noisy, timesteps)."
+        )
 
 
 @contextmanager
