@@ -33,6 +33,8 @@ def show_allocation(allocation: Allocation) -> None:
     if allocation.base_macs is not None:
         mean += f", {round(allocation.mean_mac_ratio * allocation.base_macs):,} of {allocation.base_macs:,} MACs"
     tell(f"{mean}.")
+    if allocation.mean_mac_ratio < allocation.budget - 1e-6:
+        tell("Every group has the target with its least loss, so the rest of the budget is not spent.")
     floor = "" if allocation.network_floor is None else f" The network's floor is {allocation.network_floor:.4g}."
     if allocation.rule == "measured" and allocation.sensitivity is not None:
         tell(f"Losses are weighed by the sensitivity, measured in {allocation.sensitivity.measured_in}.")

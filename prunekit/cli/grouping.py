@@ -250,6 +250,8 @@ def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bo
             picture = output.with_suffix(".png")
             grouping_png(made, picture)
             written += f", {picture}"
+        elif (picture := output.with_suffix(".png")).is_file() and PICTURE.recognises(picture):
+            picture.unlink()  # of the groups that these have replaced
     if json:
         emit(True, data)
         return

@@ -91,6 +91,7 @@ class Overall(_InWords):
 
     @property
     def is_late(self) -> bool:
+        """See the base class."""
         return self._by_time and self._within >= _MOST
 
     @property
@@ -159,6 +160,7 @@ class OverallOfJobs(_InWords):
 
     @property
     def is_late(self) -> bool:
+        """See the base class."""
         return self._by_time in self._running and self._running[self._by_time] >= _MOST
 
     @property

@@ -93,7 +93,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a base to each timestep group's target, by importance on the group's own timesteps."""
-    from prunekit.search import ranks
+    from prunekit.search import check_available, ranks
     from prunekit.steps.bases import open_base
     from prunekit.steps.bench import Bench
     from prunekit.steps.image_choice import needs_images
@@ -105,6 +105,7 @@ def prune(
     if timed and size > 1 and not table.is_file():
         raise InputError(f"{table} does not exist; have one process measure it before several ranks search.")
     options = _options(goal, searching, constraining, language_model)
+    check_available(options.search.proposer)
     loaded = open_base(base, config, inputs, reading.asked)
     plan = _wanted_targets(goal.allocation, goal.target, loaded.schedule)
     partition = plan.timestep_groups

@@ -1,9 +1,10 @@
-"""Checks of a caller's loss: it evaluates the network that it is given, and draws only from the generator that it is given."""
+"""Checks of a caller's loss: it evaluates the network that it is given, with draws from its generator alone, and repeats."""
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,7 +12,33 @@ from torch import nn
 
 from prunekit.errors import InputError
 
-__all__ = ["of_the_given_network", "only_from_the_generator"]
+if TYPE_CHECKING:
+    from prunekit.importance.probe import Probe
+
+__all__ = ["check_repeats", "of_the_given_network", "only_from_the_generator"]
+
+_TRIED = 4  # draws
+_CLOSE = 1e-3  # relative; sums on a GPU differ in their last digits
+
+
+def check_repeats(probe: "Probe", model: nn.Module) -> None:
+    """Refuse a loss that differs between two calls with the same timesteps and generator, on a few draws.
+
+    It may have a generator of its own, or count its calls; candidates of a search could then not be compared.
+
+    Raises:
+        InputError: the two losses differ by more than 0.1 %.
+    """
+    few, found = probe.part(_TRIED), []
+    for _ in range(2):
+        with torch.random.fork_rng(devices=[]):  # the network itself may draw from torch's generator
+            torch.default_generator.manual_seed(0)
+            found.append(few.mean(model))
+    if not math.isclose(*found, rel_tol=_CLOSE) and all(map(math.isfinite, found)):
+        raise InputError(
+            f"The loss is {found[0]:.6g} and, for the same timesteps and generator, {found[1]:.6g}; expected the same twice: draw "
+            "everything from its third argument, as in torch.randn(shape, generator=generator)."
+        )
 
 
 @contextmanager

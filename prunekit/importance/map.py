@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from torch import nn
@@ -17,9 +17,11 @@ from prunekit.errors import FileFormatError, InputError, LimitError, MissingFile
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, Shrink, trace
 from prunekit.graph.forward_pass import Inputs, check_has_values, check_one_sample, undisturbing
 from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.importance.channel_sums import parts_of
 from prunekit.importance.contents import Contents
 from prunekit.importance.criteria import criterion
-from prunekit.importance.probe import Loss, Probe, no_loss
+from prunekit.importance.loss_checks import check_repeats
+from prunekit.importance.probe import DrawnLoss, Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
 from prunekit.results.formats import IMPORTANCE
 
@@ -265,16 +267,14 @@ def importance(
         GraphError: the network cannot be traced.
         InputError: the criterion is unknown, the loss is missing or is not one number, or scores are not finite.
     """
-    if isinstance(timestep_groups, TimestepGroup):
-        raise InputError(
-            f"Got the single timestep group {timestep_groups.index}; expected TimestepGroups or a list: "
-            f"[groups[{timestep_groups.index}]]."
-        )
+    groups = _checked_groups(timestep_groups)
+    if not isinstance(by, str) and not callable(by):
+        raise InputError(f"Got {by!r:.80} as the criterion; expected its name, such as 'taylor', or a criterion.")
     check_has_values(model)
     check_one_sample(example_inputs)
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode, shrink=shrink) if graph is None else graph
-    groups = tuple(timestep_groups)
+    _check_real(model, graph)
     partition = timestep_groups.num_timesteps if isinstance(timestep_groups, TimestepGroups) else 0
     stop = num_timesteps or partition
     if getattr(rule, "whole_model", False):
@@ -282,6 +282,8 @@ def importance(
     else:
         scored = list(groups)
     asked = loss or no_loss
+    if scored and loss is not None and not isinstance(cast(object, loss), DrawnLoss):
+        check_repeats(Probe(loss, scored[0], samples, batch_size, seed, chunk, distributed), model)
     scores = [
         rule(model, graph, Probe(asked, one, samples, batch_size, seed, chunk, distributed))
         for one in told("importance of timestep groups", scored)
@@ -314,3 +316,32 @@ def _known(path: Path) -> Path:
     if path.suffix not in (".json", ".npz"):
         raise InputError(f"{path} ends with {path.suffix or 'nothing'}; expected .json or .npz.")
     return path
+
+
+def _checked_groups(timestep_groups: object) -> tuple[TimestepGroup, ...]:
+    """The groups; anything else is refused."""
+    if isinstance(timestep_groups, TimestepGroup):
+        raise InputError(
+            f"Got the single timestep group {timestep_groups.index}; expected TimestepGroups or a list: "
+            f"[groups[{timestep_groups.index}]]."
+        )
+    groups = tuple(timestep_groups) if isinstance(timestep_groups, Iterable) else (timestep_groups,)
+    for one in groups:
+        if not isinstance(one, TimestepGroup):
+            raise InputError(
+                f"Got {one!r:.80} as a timestep group; expected TimestepGroups, such as make_groups(schedule, count=5), or a list "
+                "of its groups."
+            )
+    return groups
+
+
+def _check_real(model: nn.Module, graph: ChannelGraph) -> None:
+    """Refuse complex weights of channels that may leave: no criterion is defined on them."""
+    parameters = dict(model.named_parameters())
+    for group in graph:
+        for part in parts_of(model, group, parameters) if group.least < group.size else ():
+            if part.parameter.is_complex():
+                raise InputError(
+                    f"{part.key} has complex numbers, which no criterion scores; expected real weights, or a graph traced with "
+                    f"Constraints(keep=({group.name!r},))."
+                )

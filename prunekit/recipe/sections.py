@@ -37,7 +37,8 @@ def section_of(kind: type[_Options], given: object) -> _Options:
     name = _NAMES[kind]
     if not isinstance(given, Mapping):
         raise InputError(
-            f"Got {type(given).__name__} as options; expected {kind.__name__} or a mapping with the keys of a recipe's {name} section."
+            f"Got {type(given).__name__} as options; expected {kind.__name__} or a mapping with the keys of a recipe's {name} "
+            "section."
         )
     try:
         return TypeAdapter(kind).validate_python(dict(given))

@@ -23,7 +23,7 @@ from prunekit.runs.executors import Executor
 from prunekit.runs.observing import Observer
 from prunekit.runs.resumable import ResumableRun
 from prunekit.runs.run_folder import check_places, own_or_elsewhere
-from prunekit.search import DEFAULT_MULTIPLE, default_multiples, is_tiny
+from prunekit.search import DEFAULT_MULTIPLE, check_available, default_multiples, is_tiny
 from prunekit.steps.bases import open_base, sampled_by, train_base
 from prunekit.steps.bench import Bench, Traces
 from prunekit.steps.data_shapes import as_encoded
@@ -63,6 +63,7 @@ class BasedRun(ResumableRun):
         self.pipeline = recipe.evaluation.pipeline if pipeline is None and recipe.evaluation else pipeline
         if recipe.prune is not None:
             check_places(recipe.prune, self.home)
+            check_available(recipe.prune.search.proposer)
 
     @cached_property
     def base(self) -> Base:

@@ -28,11 +28,11 @@ from prunekit.runs.based_run import parameters_of, spent
 from prunekit.runs.manifest import manifest_of, write_manifest
 from prunekit.runs.planned_run import PlannedRun
 from prunekit.runs.resumable import Stage
-from prunekit.sampling import PIPELINE
 from prunekit.slim import load_slim, save_slim
 from prunekit.steps.assembling import assemble
 from prunekit.steps.bases import scheduler_file
 from prunekit.steps.budgets import evaluations
+from prunekit.steps.cutting import check_budget
 from prunekit.steps.finetuning import finetune_slim, needs_teacher
 from prunekit.steps.sample_quality import check_extractor, judges, measure_all, save_images
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling
@@ -64,14 +64,8 @@ class Run(PlannedRun):
         """
         recipe = self.recipe
         check_extractor(self.images, recipe.evaluation)
-        if (
-            isinstance(recipe, ExpertsRecipe)
-            and recipe.base.checkpoint is None
-            and recipe.allocation.sampler != PIPELINE
-        ):
-            evaluations(
-                recipe.base.schedule, recipe.allocation.sampler, recipe.allocation.steps
-            )  # before the base is trained
+        if isinstance(recipe, ExpertsRecipe):
+            check_budget(recipe)  # before the base is trained
         inputs: dict[str, object] = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint).expanduser())

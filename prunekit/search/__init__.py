@@ -5,7 +5,7 @@ from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
 from prunekit.search.meeting_targets import Measure, TargetOf, WidthProblem, in_units, lost_importance, meet_target
 from prunekit.search.multiples import DEFAULT_MULTIPLE, WidthMultiples, default_multiples, is_tiny
-from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
+from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, check_available, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind, repair
 from prunekit.search.search import SearchOptions, SearchResult, search
@@ -31,6 +31,7 @@ __all__ = [
     "UnconfirmedEndpoint",
     "WidthMultiples",
     "WidthProblem",
+    "check_available",
     "default_multiples",
     "in_units",
     "is_tiny",

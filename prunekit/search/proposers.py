@@ -5,10 +5,10 @@ from prunekit.errors import InputError
 from prunekit.search.baselines import oneshot, uniform
 from prunekit.search.greedy import greedy
 from prunekit.search.llm import llm
-from prunekit.search.sampled import evolution, tpe
+from prunekit.search.sampled import evolution, installed, tpe
 from prunekit.search.task import Proposer
 
-__all__ = ["MEASURING_NOTHING", "PROPOSERS", "proposer"]
+__all__ = ["MEASURING_NOTHING", "PROPOSERS", "check_available", "proposer"]
 
 PROPOSERS: dict[str, Proposer] = {
     "greedy": greedy,
@@ -33,3 +33,13 @@ def proposer(name: str) -> Proposer:
             f"Unknown proposer {name!r}{did_you_mean(name, PROPOSERS)}; expected one of {', '.join(PROPOSERS)}."
         )
     return PROPOSERS[name]
+
+
+def check_available(name: str) -> None:
+    """Refuse a proposer whose library is missing, before anything else is done.
+
+    Raises:
+        InputError: the name is unknown, or a library is not installed.
+    """
+    if proposer(name) in (evolution, tpe):
+        installed()

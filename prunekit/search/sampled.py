@@ -19,7 +19,7 @@ from prunekit.search import ranks
 from prunekit.search.baselines import at_target, oneshot, uniform
 from prunekit.search.task import Task
 
-__all__ = ["evolution", "tpe"]
+__all__ = ["evolution", "installed", "tpe"]
 
 _POPULATION = 16
 _LONGEST_LINE = 1_000_000  # characters of the study file that are read to identify it
@@ -143,9 +143,8 @@ def _check_study(path: Path) -> None:
         )
 
 
-@contextmanager
-def _quiet() -> Iterator[ModuleType]:
-    """Optuna, without a line on standard error for every trial.
+def installed() -> ModuleType:
+    """Optuna.
 
     Raises:
         InputError: it is not installed.
@@ -156,6 +155,17 @@ def _quiet() -> Iterator[ModuleType]:
         raise InputError(
             "Optuna is not installed; install it with `pip install 'prunekit[search]'`, or take the proposer greedy."
         ) from error
+    return optuna
+
+
+@contextmanager
+def _quiet() -> Iterator[ModuleType]:
+    """Optuna, without a line on standard error for every trial.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    optuna = installed()
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -5,12 +5,13 @@ from prunekit.data import ImageData
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Explicit, GroupingMethod
 from prunekit.importance import GradientSimilarity
-from prunekit.recipe import AllocationOptions, GroupOptions
+from prunekit.recipe import MEASURED_METHODS, AllocationOptions, ExpertsRecipe, GroupOptions
+from prunekit.sampling import PIPELINE
 from prunekit.schedule import NoiseSchedule
-from prunekit.steps.budgets import specialist_groups
+from prunekit.steps.budgets import evaluations, plan_budget, specialist_groups
 from prunekit.steps.objectives import objective_for
 
-__all__ = ["method_of", "spent_on_grouping"]
+__all__ = ["check_budget", "method_of", "spent_on_grouping"]
 
 
 def method_of(
@@ -48,6 +49,35 @@ def method_of(
         raise InputError("Grouping method gradient got no network; name one by `base`.")
     objective = objective_for(images, base.spec, base.parameterization)
     return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
+
+
+def check_budget(recipe: ExpertsRecipe) -> None:
+    """Refuse a budget, or a number of sampling steps, that a recipe's plan could not meet, as far as it is known without the base.
+
+    Nothing is checked of a checkpoint whose noise schedule the recipe does not state, and no budget where the groups or the rule
+    need the base.
+
+    Raises:
+        BudgetError: the rule cannot meet the budget.
+        InputError: the sampler cannot take this number of steps.
+    """
+    groups, allocation, base = recipe.groups, recipe.allocation, recipe.base
+    if base.checkpoint is not None and base.noise_schedule is None:
+        return
+    if allocation.sampler != PIPELINE:
+        evaluations(base.schedule, allocation.sampler, allocation.steps)
+    needs_base = (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured"
+    if needs_base or recipe.has_specialist:  # a specialist's groups follow from the budget
+        return
+    plan_budget(
+        method_of(groups)(base.schedule, groups.number).groups,
+        base.schedule,
+        allocation.budget,
+        rule=allocation.rule,
+        sampler=allocation.sampler,
+        steps=allocation.steps,
+        floor=allocation.floor,
+    )
 
 
 def spent_on_grouping(method: GroupingMethod, schedule: NoiseSchedule) -> int:

@@ -21,11 +21,9 @@ from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts_files import FOLDER as EXPERTS
 from prunekit.recipe import (
-    MEASURED_METHODS,
     EntryRecipe,
     EvidenceOptions,
     EvidenceRecipe,
-    ExpertsRecipe,
     FinetuneOptions,
     slug,
 )
@@ -38,11 +36,11 @@ from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import Within
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.runs.run_folder import check_places
-from prunekit.sampling import PIPELINE
+from prunekit.search import check_available
 from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.bench import Traces
-from prunekit.steps.budgets import evaluations, plan_budget
-from prunekit.steps.cutting import method_of
+from prunekit.steps.budgets import evaluations
+from prunekit.steps.cutting import check_budget
 from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.setting import Setting
@@ -73,10 +71,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         for name in self.options.entries:
             recipe = self.recipe.entry(name)
             try:
-                self._check_budget(recipe)
+                check_budget(recipe)
             except BudgetError as error:
                 raise BudgetError(f"Entry {name}: {error}", error.feasible) from error
             check_places(recipe.prune, self.folder)
+            check_available(recipe.prune.search.proposer)
         pipeline = self.recipe.evaluation.pipeline
         observer, bases = Within(self.observer, "base"), [peer / "base" for peer in self.peers]
         Run(self.recipe.only(), self.folder / "base", observer, peers=bases, pipeline=pipeline).make_all()
@@ -153,23 +152,6 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         outputs, extras = [f"{own}/seed-{seed}", f"{own}/importance.json"], [f"{own}/images-{seed}"]
         action = partial(self._entry, name, seed)
         return self._planned(f"{name}, seed {seed}", inputs, outputs, action, "base", extras=extras)
-
-    def _check_budget(self, recipe: ExpertsRecipe) -> None:
-        groups, allocation, base = recipe.groups, recipe.allocation, recipe.base
-        if base.checkpoint is not None and base.noise_schedule is None:
-            return
-        schedule = base.schedule
-        if allocation.sampler != PIPELINE:
-            evaluations(schedule, allocation.sampler, allocation.steps)
-        if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
-            return
-        if recipe.has_specialist:  # its groups follow from the budget
-            return
-        cut = method_of(groups)(schedule, groups.number).groups
-        sampler, steps = allocation.sampler, allocation.steps
-        plan_budget(
-            cut, schedule, allocation.budget, rule=allocation.rule, sampler=sampler, steps=steps, floor=allocation.floor
-        )
 
     def _measure_base(self) -> StageFacts:
         model, macs = self.base.model, float(self.base_macs)

@@ -22,7 +22,7 @@ from prunekit._types import StateDict
 from prunekit.errors import InputError
 from prunekit.graph.copying import copied
 from prunekit.training.callbacks import Callback
-from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
+from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, saved_step
 from prunekit.training.number_checks import StepWatch
 from prunekit.training.objective import Objective
 from prunekit.training.optimizers import make_adamw, make_sgd, set_learning_rate
@@ -117,7 +117,7 @@ def train(
                     rate = (run.step - first) * options.batch_size / (time.perf_counter() - started)
                     report(Progress(run.step, options.steps, run.losses[-1][1], rate))
             asked = run.watch.asked or (run.accelerator.num_processes == 1 and termination.asked)
-            if checkpoints is not None and (asked or run.checkpoint_is_due(told)):
+            if checkpoints is not None and (asked or run.checkpoint_is_due()):
                 run.save(checkpoints)
                 if asked:
                     termination.obey()
@@ -251,10 +251,9 @@ class _Run:
             )
         self.losses.append((self.step, loss))
 
-    def checkpoint_is_due(self, told: bool) -> bool:
-        """At the first report at or after every ``checkpoint_every`` steps, at the end, and after ``checkpoint_minutes``."""
-        every, log_every = self.options.checkpoint_every, self.options.log_every
-        if told and (self.step % every < log_every or self.step == self.options.steps or self.ended):
+    def checkpoint_is_due(self) -> bool:
+        """After every ``checkpoint_every`` steps, at the end, and after ``checkpoint_minutes``."""
+        if self.step % self.options.checkpoint_every == 0 or self.step == self.options.steps or self.ended:
             return True
         return time.monotonic() - self.saved > max(60 * self.options.checkpoint_minutes, _SAVING_SHARE * self.saving)
 
@@ -271,9 +270,10 @@ class _Run:
         try:
             save_checkpoint(folder, self.step, self.state(), self.options.checkpoints_total_limit)
         except OSError as error:
+            kept = "the ones before it are whole" if saved_step(folder) is not None else "there is none before it"
             raise InputError(
-                f"The checkpoint of step {self.step} could not be written to {folder} ({error.strerror}); the ones before it "
-                "are whole: make room and start again."
+                f"The checkpoint of step {self.step} could not be written to {folder} ({error.strerror}); {kept}: make room and "
+                "start again."
             ) from error
         self.saved = time.monotonic()
         self.saving = self.saved - began

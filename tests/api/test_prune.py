@@ -107,7 +107,7 @@ def from_numpy(model: nn.Module, timesteps: Tensor, generator: Generator) -> Ten
 
 @torch.no_grad()
 def of_another_network(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
-    return loss(copy.deepcopy(model), timesteps, generator)
+    return loss(denoiser(), timesteps, generator)
 
 
 SINGLE: dict[str, Any] = {"loss": loss, "group": GROUP, "target": 0.6}

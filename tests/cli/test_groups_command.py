@@ -34,6 +34,11 @@ def test_similarity_writes_groups_that_allocate_takes_and_a_picture():
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape[1] > 1500
     assert pixels.std() > 20
+    done("prunekit groups --cuts 250,600")
+    assert sorted(listing(Path())) == ["groups.json"]  # the picture was that of the groups before
+    Path("groups.png").write_bytes(b"mine")
+    done("prunekit groups --cuts 250,600")
+    assert Path("groups.png").read_bytes() == b"mine"
     allocated = done("prunekit allocate --budget 0.8 --json").json
     assert [group["start"] for group in allocated["groups"]] == [0, *grouping.groups.cuts]
 

@@ -219,6 +219,17 @@ def test_the_measured_rule_follows_the_journals_and_shows_the_others_beside_it(r
     assert f"{compared['linear']['loss']:.4f}" in out
 
 
+def test_what_the_measured_rule_does_not_spend_is_said(run, journals):
+    for path in journals.iterdir():
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        entries = [{**line, "loss": 3 - line["loss"] / 10} if "loss" in line else line for line in lines]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    code, out, _ = run("allocate", "--budget", "0.8", "--rule", "measured", "--journals", journals, *TWO)
+    assert code == 0
+    assert "Mean over the steps: 0.400000" in out
+    assert "Every group has the target with its least loss, so the rest of the budget is not spent." in out
+
+
 def test_with_journals_any_rule_is_compared_and_a_rule_that_cannot_is_a_dash(run, journals):
     code, out, err = run("allocate", "--budget", "0.6", "--rule", "snr", "--journals", journals, *TWO)
     assert (code, err) == (0, "")

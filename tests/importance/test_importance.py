@@ -8,7 +8,7 @@ from denoisers import GROUPS, INPUTS, Denoiser, drawn, made, score
 from torch import nn
 
 from prunekit.errors import FileFormatError, InputError, MissingFileError
-from prunekit.graph import trace
+from prunekit.graph import Constraints, trace
 from prunekit.importance import CRITERIA, ImportanceMap, criterion, importance
 
 
@@ -91,6 +91,46 @@ def test_a_criterion_may_be_any_callable_and_an_unknown_name_is_refused(model):
 def test_losses_that_are_not_one_finite_number_are_refused(model, loss, reason):
     with pytest.raises(InputError, match=reason):
         score(model, loss=loss)
+
+
+def test_a_loss_with_a_generator_of_its_own_is_refused(model):
+    own = torch.Generator().manual_seed(0)
+
+    def drifting(network, timesteps, generator):
+        return (network(torch.randn(len(timesteps), 6, generator=own), timesteps)).square().mean()
+
+    with pytest.raises(InputError, match=r"for the same timesteps and generator.*expected the same twice"):
+        score(model, loss=drifting)
+
+
+@pytest.mark.parametrize("groups", [3, [30, 60], "uniform"])
+def test_what_is_no_timestep_group_is_refused(model, groups):
+    with pytest.raises(InputError, match="as a timestep group; expected TimestepGroups"):
+        importance(model, INPUTS, None, groups, by="magnitude")
+
+
+def test_what_is_no_criterion_is_refused(model):
+    with pytest.raises(InputError, match="Got 3 as the criterion"):
+        importance(model, INPUTS, None, [], by=3)
+
+
+def test_complex_weights_have_no_scores_unless_they_stay_whole():
+    class Waves(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Linear(6, 16, dtype=torch.cfloat)
+            self.second = torch.nn.Linear(16, 6, dtype=torch.cfloat)
+            self.third, self.last = torch.nn.Linear(6, 12), torch.nn.Linear(12, 2)
+
+        def forward(self, x):
+            return self.last(self.third(self.second(self.first(x)).abs()))
+
+    model, inputs = Waves(), (torch.zeros(1, 6, dtype=torch.cfloat),)
+    with pytest.raises(InputError, match=r"first.weight has complex numbers.*Constraints\(keep=\('first',\)\)"):
+        importance(model, inputs, None, [GROUPS[0]], by="magnitude")
+    graph = trace(model, inputs, constraints=Constraints(keep=("first", "second")))
+    found = importance(model, inputs, None, [GROUPS[0]], by="magnitude", graph=graph)
+    assert (found.of(0)["third"] > 0).all()
 
 
 def test_a_known_graph_is_used_as_it_is(model):

@@ -47,7 +47,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             _traced[key] = of(base, *options)
         return _traced[key]
 
-    monkeypatch.setattr("prunekit.report.write_report", lambda folder: folder / "report" / "index.html")
+    monkeypatch.setattr(
+        "prunekit.report.report_writer", lambda manifest: lambda folder: folder / "report" / "index.html"
+    )
     monkeypatch.setattr("prunekit.runs.based_run.Bench.of", once)
 
 

@@ -9,11 +9,13 @@ from micro_recipe import STAGES, Spy, StopError, micro
 
 from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
-from prunekit.errors import FileFormatError
+from prunekit.data import load_images
+from prunekit.errors import BudgetError, FileFormatError
 from prunekit.nets import load_experts
 from prunekit.runs import based_run, planned_run
 from prunekit.runs import experts_run as runner
 from prunekit.runs.experts_run import Run
+from prunekit.steps.presets import small_unet
 
 
 def weight_files(folder: Path) -> dict[str, str]:
@@ -219,3 +221,18 @@ def test_an_allocation_without_targets_is_refused_with_the_way_to_mend_it(own_co
     options = micro().prune
     with pytest.raises(FileFormatError, match=r"allocation\.json has no target_macs for group 1; delete it"):
         run._prune(1, options)
+
+
+def test_a_run_that_ends_with_a_plan_has_a_report(tmp_path):
+    spy = Spy()
+    Run(micro(prune=None, finetune=None, evaluation=None), tmp_path / "run", spy).execute()
+    assert spy.made == ["base", "groups", "allocate"]
+    assert "Timestep groups" in (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_the_base_is_trained(tmp_path):
+    untrained = {"model": small_unet(load_images("digits", None)), "train": {"steps": 4}}
+    recipe = micro(base=untrained, allocation__rule="linear", allocation__budget=0.7)
+    with pytest.raises(BudgetError, match=r"0\.7 cannot be met by rule 'linear' with 2 groups; expected 0\.83"):
+        Run(recipe, tmp_path / "run", Spy()).execute()
+    assert not (tmp_path / "run" / "base.pt").exists()

@@ -6,7 +6,7 @@ import pytest
 from tiny_search import searched_together, trained
 
 from prunekit.errors import InputError
-from prunekit.search import ranks
+from prunekit.search import check_available, ranks
 
 
 @pytest.mark.parametrize("name", ["evolution", "tpe"])
@@ -14,6 +14,9 @@ def test_without_optuna_the_extra_is_named(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r"prunekit\[search\]"):
         trained().search(name)
+    with pytest.raises(InputError, match=r"pip install 'prunekit\[search\]'"):
+        check_available(name)
+    check_available("greedy")
 
 
 @pytest.mark.slow_but("tpe")

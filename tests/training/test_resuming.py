@@ -102,11 +102,15 @@ def test_at_most_two_checkpoints_are_kept(tmp_path):
     assert checkpoint_steps(tmp_path) == [35, 40]
 
 
-def test_checkpoints_come_at_the_first_report_after_they_are_due(tmp_path):
+def test_checkpoints_come_when_they_are_due_also_between_reports(tmp_path):
     seen: set[int] = set()
     options = replace(OPTIONS, steps=20, checkpoint_every=6, log_every=4)
-    tiny_run(tmp_path, lambda _: seen.update(checkpoint_steps(tmp_path)), options)
-    assert seen | set(checkpoint_steps(tmp_path)) == {8, 12, 20}
+    whole = tiny_run(tmp_path / "whole", lambda _: seen.update(checkpoint_steps(tmp_path / "whole")), options)
+    assert seen | set(checkpoint_steps(tmp_path / "whole")) == {6, 12, 18, 20}
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path / "broken", interrupt_at(16), options)
+    assert checkpoint_steps(tmp_path / "broken") == [6, 12]
+    assert_same_run(tiny_run(tmp_path / "broken", options=options), whole)
 
 
 CHANGES = {
@@ -193,6 +197,16 @@ def test_the_signal_that_ends_a_process_is_as_before_once_the_training_is_over(t
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_full_disk_at_the_first_checkpoint_promises_no_earlier_one(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"step 5 could not be written.*; there is none before it: make room"):
+            tiny_run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path, uninterrupted):
     with pytest.raises(Interruption):
         tiny_run(tmp_path, interrupt_at(20))
@@ -202,7 +216,9 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path, uninterrupt
         resource.RLIMIT_FSIZE, (1000, before[1])
     )  # no file may grow longer: the write fails as on a full disk
     try:
-        with pytest.raises(InputError, match=r"step 20 could not be written.*make room"):
+        with pytest.raises(
+            InputError, match=r"step 20 could not be written.*; the ones before it are whole: make room"
+        ):
             tiny_run(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
