@@ -96,8 +96,9 @@ def evaluate(
     alone = base is None or is_base(experts)
     opened = open_model(experts, config if is_base(experts) else None, asked=reading.asked if alone else None)
     images = opened.images(data_options(data, resolution), experts)
-    models, macs = {"expert": opened.model}, {"experts": opened.at(images).mean_macs(sampler, steps)}
-    sampled = {"experts": opened.model}
+    row, name = ("model", "model") if base is None and is_base(experts) else ("expert", "experts")
+    models, macs = {row: opened.model}, {name: opened.at(images).mean_macs(sampler, steps)}
+    sampled = {name: opened.model}
     if base is not None:
         reference = open_model(base, config, asked=reading.asked)
         _check_comparable(opened.at(images), reference.at(images), base)
@@ -133,7 +134,7 @@ def evaluate(
     if found.metrics is not None:
         _show_metrics(found.metrics)
     tell(f"Written to {output}")
-    suggest(after_evaluate(output))
+    suggest(after_evaluate(output, experts))
 
 
 def _checked_features(features: str, inception_weights: Path | None) -> str:

@@ -149,9 +149,15 @@ def after_assemble(slim: Path, experts: Path) -> str:
     return _evaluate(experts, _base_of(slims_in(slim), slim))
 
 
-def after_evaluate(evaluation: Path) -> str:
-    """After an evaluation: the page about the folder's steps."""
-    return command("report", evaluation.parent)
+def after_evaluate(evaluation: Path, model: str) -> str:
+    """After an evaluation: the page about the folder's steps; where no budget was planned, a budget, or of experts their samples."""
+    if (evaluation.parent / _ALLOCATION).is_file():
+        return command("report", evaluation.parent)
+    if has_format(EXPERTS)(Path(model) / "experts.json"):
+        return _sample(model)
+    return (
+        command() if has_format(SLIM)(Path(model) / "config.json") else command("allocate", budget=_BUDGET, base=model)
+    )
 
 
 def after_sample(model: str) -> str:

@@ -110,7 +110,7 @@ def test_a_base_is_trained_with_its_variances_and_sampled_by_them(here: Path) ->
     done("prunekit sample unet --count 4 --num-inference-steps 3 --sampler ddpm --output learned")
     done("prunekit sample unet --count 4 --num-inference-steps 3 --output plain")
     done("prunekit evaluate base.pt --loss-samples 16 --count 8 --seeds 1 --num-inference-steps 2")
-    assert [set(row) for row in bounds()] == [{"expert"}] * len(bounds())
+    assert [set(row) for row in bounds()] == [{"model"}] * len(bounds())
 
 
 def test_distilling_variances_needs_the_base(here: Path) -> None:

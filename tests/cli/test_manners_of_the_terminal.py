@@ -165,6 +165,14 @@ def test_every_command_of_the_main_job_ends_with_the_next_one(typed_once: dict[s
     }
 
 
+def test_an_evaluation_without_a_plan_is_not_followed_by_a_report_that_would_be_refused(tmp_path: Path) -> None:
+    few = "--count 8 --seeds 1 --loss-samples 4 --num-inference-steps 2"
+    with contextlib.chdir(tmp_path):
+        said = done(f"prunekit evaluate embedded:digits {few}").out.splitlines()
+    assert said[-1] == "Next: prunekit allocate --budget 0.8 --base embedded:digits"
+    assert "group              model" in said  # it is no expert
+
+
 def test_json_has_no_suggestion(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         for line in ("groups", "allocate --budget 0.8"):
