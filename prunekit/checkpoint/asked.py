@@ -64,7 +64,7 @@ class Asked:
         return self.noise_schedule is not None and self.prediction_type is not None
 
     def completed(self, found: Task, source: object) -> tuple[Parameterization, tuple[str, ...]]:
-        """The parameterization with notes: the caller's, else the files', else linear and ε with a note.
+        """The parameterization with notes: the caller's, else the files', else the usual one with a note: linear betas and ε.
 
         Args:
             found: the task that the files state.
@@ -82,7 +82,8 @@ class Asked:
 
     def _schedule(self, found: Task) -> NoiseSchedule:
         if self.noise_schedule is None:
-            return found.schedule or NoiseSchedule.linear(_UNSAID)
+            predicted = self.prediction_type or found.prediction_type or "epsilon"
+            return found.schedule or Parameterization.usual_schedule(predicted, _UNSAID)
         if isinstance(self.noise_schedule, NoiseSchedule):
             asked = self.noise_schedule
         else:
@@ -100,7 +101,9 @@ class Asked:
             yield f"Using {self.prediction_type} predictions as asked for, not {found.prediction_type}, which {source} says."
         missing = {}
         if found.schedule is None and self.noise_schedule is None:
-            missing["noise schedule"] = f"linear betas over {_UNSAID:,} timesteps", "`noise_schedule`"
+            kind = schedule.to_config()["kind"]
+            betas = "linear betas" if kind == "linear" else f"the noise schedule {kind}"
+            missing["noise schedule"] = f"{betas} over {_UNSAID:,} timesteps", "`noise_schedule`"
         if found.prediction_type is None and self.prediction_type is None:
             missing["prediction type"] = "epsilon", "`prediction_type`"
         if missing:

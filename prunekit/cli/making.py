@@ -59,6 +59,13 @@ def train(
         int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
     ] = 128,
     learning_rate: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 1e-3,
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Noise schedule: linear, cosine, cosine:4000 (timesteps) or a scheduler_config.json (default: linear, or that of "
+            "the prediction type: rectified_flow, edm)."
+        ),
+    ] = None,
     prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
     resume: ResumeOrContinue = "latest",
     report_to: ReportTo = None,
@@ -94,7 +101,7 @@ def train(
         elif finished is not None:
             options, images, trained = _of_finished(finished, data_options(data, resolution), settings, context)
         else:
-            options, images = _of_options(data, resolution, config, prediction_type, settings)
+            options, images = _of_options(data, resolution, config, (noise_schedule, prediction_type), settings)
         steps = options.train.steps
         going_on = resume if finished is None else "latest"
         with training(checkpoints, going_on, "train", report_to, logging_dir, options.train) as (
@@ -119,10 +126,14 @@ def train(
 
 
 def _of_options(
-    data: str, resolution: str | None, config: Path | None, prediction_type: PredictionType, settings: "TrainOptions"
+    data: str,
+    resolution: str | None,
+    config: Path | None,
+    task: tuple[str | None, PredictionType],
+    settings: "TrainOptions",
 ) -> tuple["BaseOptions", "ImageSplit"]:
-    """The base options and images from the command's own options."""
-    from prunekit.checkpoint import ModelSpec
+    """The base options and images from the command's own options; ``task`` has the noise schedule and the prediction type."""
+    from prunekit.checkpoint import ModelSpec, named_schedule
     from prunekit.data import load_images
     from prunekit.recipe import BaseOptions
     from prunekit.steps.image_choice import image_size
@@ -133,7 +144,8 @@ def _of_options(
     size = resolution_of(resolution) or (None if spec is None else image_size(spec))
     images = load_images(data, size, spec is not None and spec.num_classes is not None)
     model = small_unet(images) if model is None else model
-    return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images
+    schedule = None if task[0] is None else named_schedule(task[0]).to_config()
+    return BaseOptions(model=model, noise_schedule=schedule, prediction_type=task[1], train=settings), images
 
 
 def _of_finished(
@@ -149,7 +161,7 @@ def _of_finished(
     from prunekit.steps.image_choice import images_of
 
     typed = _typed(context)
-    if own := sorted(typed & {"config", "prediction_type"}):
+    if own := sorted(typed & {"config", "noise_schedule", "prediction_type"}):
         raise InputError(f"Got --resume-from-checkpoint {path} with {', '.join(own)}; expected the base to say that.")
     check_base(path)
     base = open_base(path)

@@ -150,7 +150,7 @@ def after_assemble(slim: Path, experts: Path) -> str:
 
 
 def after_evaluate(evaluation: Path, model: str) -> str:
-    """After an evaluation: the page about the folder's steps; where no budget was planned, a budget, or of experts their samples."""
+    """After an evaluation: the page about the folder's steps; where no budget was planned, a budget, or samples of experts."""
     if (evaluation.parent / _ALLOCATION).is_file():
         return command("report", evaluation.parent)
     if has_format(EXPERTS)(Path(model) / "experts.json"):

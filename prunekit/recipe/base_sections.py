@@ -113,8 +113,8 @@ class BaseOptions:
         checkpoint: a file, a diffusers folder, a Hub id, ``embedded:digits`` or ``embedded:fashion``; it is loaded and not trained.
         model: the network to train, by ``class`` and ``config``; give either this or ``checkpoint``.
         noise_schedule: the noise schedule by ``kind`` and the arguments of that kind, see
-            :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own, or linear over 1000 timesteps
-            for a network to train.
+            :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own. For a network to train it is then
+            linear over 1000 timesteps, or that of the prediction type: ``rectified_flow`` or ``edm``.
         prediction_type: what the network predicts. If missing: the checkpoint's own, or epsilon for a network to train.
         train: how the network is trained.
         weights: which weights to read of a checkpoint that has both; the moving average is preferred if missing.
@@ -136,8 +136,10 @@ class BaseOptions:
             self.spec()
             if self.weights is not None:
                 raise InputError("Got weights with a model to train; expected them with a checkpoint.")
-            object.__setattr__(self, "noise_schedule", self.noise_schedule or dict(_LINEAR))
-            object.__setattr__(self, "prediction_type", self.prediction_type or "epsilon")
+            prediction = self.prediction_type or "epsilon"
+            usual = {**_LINEAR, "kind": Parameterization.usual_schedule(prediction).config["kind"]}
+            object.__setattr__(self, "noise_schedule", self.noise_schedule or usual)
+            object.__setattr__(self, "prediction_type", prediction)
         _ = self.schedule
 
     @property

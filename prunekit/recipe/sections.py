@@ -43,5 +43,9 @@ def section_of(kind: type[_Options], given: object) -> _Options:
     try:
         return TypeAdapter(kind).validate_python(dict(given))
     except ValidationError as error:
-        place, said = ExpertsRecipe.explain(error, (name,))
-        raise InputError(f"{'.'.join(map(str, (name, *place)))}: {said}") from error
+        raise InputError(_said(error, name)) from error
+
+
+def _said(error: ValidationError, section: str) -> str:
+    place, said = ExpertsRecipe.explain(error, (section,))
+    return f"{'.'.join(map(str, (section, *place)))}: {said}"

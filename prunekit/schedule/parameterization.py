@@ -32,6 +32,7 @@ FLOW = "flow_prediction"
 EDM = ("edm", "edm_v")
 """The output of a network within EDM's preconditioning; ``edm_v`` is −F, as diffusers' EDM schedulers with ``v_prediction``."""
 _NATURAL = {"rectified_flow": FLOW, "edm": "edm"}
+_SCHEDULES = {FLOW: "rectified_flow", **dict.fromkeys(EDM, "edm")}
 _Array = TypeVar("_Array", "Tensor", FloatArray)
 
 
@@ -68,6 +69,17 @@ class Parameterization:
         if name:
             return cls(schedule, "edm" if is_edm(name) else "epsilon")
         return cls(schedule, _NATURAL.get(str(schedule.config.get("kind")), "epsilon"))
+
+    @staticmethod
+    def usual_schedule(prediction_type: str, num_timesteps: int = 1000) -> NoiseSchedule:
+        """The noise schedule of networks that predict this, where nothing else is known: linear for ε, x_0 and v.
+
+        Example:
+            >>> Parameterization.usual_schedule("flow_prediction").config["kind"]
+            'rectified_flow'
+        """
+        kind = _SCHEDULES.get(prediction_type, "linear")
+        return NoiseSchedule.from_config({"kind": kind, "num_timesteps": num_timesteps})
 
     @classmethod
     def from_config(cls, config: JsonDict) -> "Parameterization":

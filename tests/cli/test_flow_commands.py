@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from command_line import done, typed
-from networks import UNET_CONFIG
+from networks import UNET_CONFIG, unet
+
+from prunekit import load_base
 
 
 @pytest.mark.slow
@@ -47,3 +49,30 @@ def test_the_whole_job_on_networks_for_flow_matching_and_edm(
         "ddpm is not for this network"
         in typed(f"prunekit sample {name}/base.pt --sampler ddpm --output no-{name}.png").err
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "steps"),
+    [
+        ("--prediction-type flow_prediction", "rectified_flow", 1000),
+        ("--prediction-type edm", "edm", 1000),
+        ("--prediction-type edm_v", "edm", 1000),
+        ("--prediction-type v_prediction", "linear", 1000),
+        ("--noise-schedule cosine:500", "cosine", 500),
+        ("--noise-schedule linear --prediction-type flow_prediction", "linear", 1000),
+    ],
+)
+def test_a_network_is_trained_on_the_schedule_of_what_it_predicts_or_on_the_one_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, kind: str, steps: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done(f"prunekit train --data digits --max-train-steps 1 --train-batch-size 2 {options}")
+    schedule = load_base(tmp_path / "base.pt").schedule
+    assert (schedule.config["kind"], schedule.num_timesteps) == (kind, steps)
+
+
+def test_weights_alone_have_the_schedule_of_what_they_are_said_to_predict(tmp_path: Path) -> None:
+    unet().save_pretrained(tmp_path / "net")
+    base = load_base(tmp_path / "net", prediction_type="flow_prediction")
+    assert base.schedule.config["kind"] == "rectified_flow"
+    assert "the noise schedule rectified_flow over 1,000 timesteps" in base.notes[0]
