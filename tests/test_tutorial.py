@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,20 @@ def test_no_link_leads_nowhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+?)\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_pictures_of_the_reports_are_in_the_repository() -> None:
+    """They are made anew by ``make reports`` and ignored by git unless they are added by force."""
+    listed = subprocess.run(["git", "ls-files", "reports"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if not listed.stdout:
+        pytest.skip("this is no clone")
+    known = {ROOT / line for line in listed.stdout.splitlines()}
+    pages = [path for path in known if path.suffix == ".md"]
+    named = {
+        page.parent / link for page in pages for link in re.findall(r"\]\(([^)#:]+\.png)\)", page.read_text("utf-8"))
+    }
+    assert len(named) > 10
+    assert sorted(named - known) == []
 
 
 def test_the_index_lists_every_page() -> None:
