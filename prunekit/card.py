@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunekit._json import JsonDict, JsonObject
+from prunekit.checkpoint.denoisers import denoiser
+from prunekit.errors import InputError
 from prunekit.schedule.diffusers import settings_text
 
 __all__ = ["experts_card", "slim_card"]
@@ -40,8 +42,13 @@ def slim_card(config: JsonDict) -> str:
     load = [
         "from prunekit.slim import load_slim",
         'slim = load_slim("path/to/this/folder")',
-        "prediction = slim.model(noisy, timestep)",
+        "prediction = slim.model(noisy, timestep).sample",
     ]
+    if not _of_diffusers(config):
+        load[1:] = [
+            'slim = load_slim("path/to/this/folder", network)  # the network before pruning, or a function that builds it',
+            "prediction = slim.model(noisy, timestep)",
+        ]
     if config["model"]["class"] == "MultiDecoderUNet":
         load = [
             "from prunekit.nets import load_multi_decoder",
@@ -49,7 +56,10 @@ def slim_card(config: JsonDict) -> str:
             "prediction = unet(noisy, timestep).sample",
         ]
     title = "Slim denoiser" if whole else f"Slim denoiser for timesteps {group['start']} … {group['stop'] - 1}"
-    told = f"A network of a diffusion model, with {_removed(config)} removed."
+    removed = _removed(config)
+    told = f"A network of a diffusion model, with {removed} removed."
+    if not removed:
+        told = "The whole network of a diffusion model; nothing was removed."
     if not whole:
         told += " Use it only for the timesteps below; all others need their own slim models."
     return _card(config, whole, title, told, rows, load)
@@ -103,11 +113,20 @@ def _branches(config: JsonDict) -> list[str]:
     return [name for name in removed if isinstance(name, str)] if isinstance(removed, list | tuple) else []
 
 
+def _of_diffusers(config: JsonDict) -> bool:
+    """Whether a slim model's class is a denoiser of diffusers, which loads by itself and returns its prediction as ``sample``."""
+    try:
+        denoiser(config["model"]["class"])
+    except InputError:
+        return False
+    return True
+
+
 def _removed(config: JsonDict) -> str:
-    """What a slim model is without, in words."""
+    """What a slim model is without, in words; empty if it is the whole network."""
     branches = len(_branches(config))
     if not branches:
-        return "channels"
+        return "" if _mapping(config.get("plan")).get("kept") == {} else "channels"
     said = f"{branches} residual branch{'es' if branches > 1 else ''}"
     return f"channels and {said}" if _mapping(_mapping(config.get("plan")).get("kept")) else said
 

@@ -122,7 +122,10 @@ def export_onnx(
 def _check_exportable(model: nn.Module) -> None:
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"{' and '.join(missing)} cannot be found; install prunekit with its extra: prunekit[onnx].")
+        them = "it" if len(missing) == 1 else "them"
+        raise InputError(
+            f"{' and '.join(missing)} cannot be found; install {them} with `pip install 'prunekit[onnx]'`."
+        )
     if isinstance(model, TimestepExperts):
         raise InputError(
             "Timestep experts choose a network by the timestep, which an ONNX file cannot; export each expert on its own."

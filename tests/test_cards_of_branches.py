@@ -1,4 +1,4 @@
-"""Model cards of networks without residual branches."""
+"""What model cards say of what was removed, and how a slim model is loaded and called."""
 
 import pytest
 
@@ -31,6 +31,21 @@ def test_a_card_says_what_was_removed(kept, removed, said):
     assert said in card
     assert ("| Residual branches removed | " in card) == bool(removed)
     assert all(name.removeprefix("branch:") in card for name in removed)
+
+
+def test_a_card_of_a_whole_network_says_that_nothing_was_removed():
+    card = slim_card(config([], []))
+    assert "The whole network of a diffusion model; nothing was removed." in card
+    assert "with channels" not in card
+
+
+def test_the_call_on_a_card_gives_a_tensor():
+    known, own = (
+        slim_card({**config(["conv"], []), "model": {"class": name, "config": {}}}) for name in ("UNet2DModel", "Mine")
+    )
+    assert "slim.model(noisy, timestep).sample\n" in known
+    assert "slim.model(noisy, timestep)\n" in own
+    assert 'load_slim("path/to/this/folder", network)' in own
 
 
 def test_names_of_branches_cannot_add_markup_to_a_card():

@@ -213,7 +213,7 @@ def test_the_grouping_example_runs_and_its_table_lists_the_methods(capsys: pytes
     assert len(names["grouping"].groups) == 4
     assert "(64, 64)" in capsys.readouterr().out
     listed = re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE)
-    assert sorted(listed) == sorted([*METHODS, *MEASURED_METHODS, "explicit"])
+    assert sorted(listed) == sorted([*METHODS, *MEASURED_METHODS])
 
 
 def test_the_consistency_page_compares_two_networks() -> None:

@@ -1,6 +1,8 @@
 """An extractor judges only pictures that it knows."""
 
+import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import prunekit
 from prunekit import features as features_module
 from prunekit.data import load_images
 from prunekit.errors import FileFormatError, InputError, MissingFileError
@@ -165,3 +168,35 @@ def test_statistics_of_another_version_or_none_are_refused(assets):
     path.unlink()
     with pytest.raises(MissingFileError, match="make_features"):
         load_statistics(extractor)
+
+
+@pytest.mark.slow
+def test_the_call_on_the_page_compares_experts_with_their_base_by_ones_own_extractor(tmp_path):
+    base = prunekit.load_base("embedded:digits")
+    groups, counted = (
+        prunekit.make_groups(base.schedule, 2),
+        prunekit.count_macs(base.model, base.spec.example_inputs()),
+    )
+    plan = prunekit.PruningPlan({}, prunekit.trace(base.model, base.spec.example_inputs()).fingerprint)
+    about = {"noise_schedule": base.schedule.to_config(), "prediction_type": "epsilon"}
+    sizes = (counted.macs, counted.params)
+    slims = [prunekit.SlimModel(base.model, base.spec, plan, {}, group, 1000, *sizes, about) for group in groups]
+    prunekit.save_experts(slims, groups, tmp_path / "experts")
+    page = (Path(__file__).resolve().parents[1] / "docs" / "quality.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    short = {
+        "my-pipeline": "embedded:digits",
+        "my-images": "digits",
+        "1024, seeds=(0, 1, 2)": "8, seeds=(0,)",
+        "50": "2",
+    }
+    for said, quick in short.items():
+        assert said in example
+        example = example.replace(said, quick)
+    names = {"network": lambda images: images.flatten(1).float()[:, :4]}
+    with contextlib.chdir(tmp_path):
+        exec(compile(example, "quality.md", "exec"), names)  # noqa: S102 - the example is the test
+    rows = names["evaluation"].metrics.rows
+    assert [row.model for row in rows] == ["base", "expert"]
+    assert rows[0].fid.mean == pytest.approx(rows[1].fid.mean, rel=1e-4)
+    assert names["evaluation"].metrics.features.name == "mine"

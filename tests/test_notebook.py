@@ -47,7 +47,11 @@ def test_the_notebook_makes_the_same_calls_as_the_tutorial() -> None:
     tutorial = (DOCS / "tutorial.md").read_text(encoding="utf-8")
     source = "".join("".join(cell["source"]) for cell in CELLS)
     for call in (
-        "make_groups(base.schedule, count=5)",
+        "pk.load_base(",
+        "pk.load_images(",
+        "pk.make_groups(base.schedule, count=5)",
+        "pk.allocate(groups, base.schedule, budget=",
+        "pk.save_experts(experts, groups, ",
         "Bench.of(base)",
         "prune_group(bench, images, scores, group, macs, ",
     ):

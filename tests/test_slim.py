@@ -548,7 +548,7 @@ def test_the_card_tells_the_figures_and_how_to_load(slim, tmp_path):
     assert len(code.strip().splitlines()) == 3
     scope = {"noisy": torch.zeros(1, 1, 8, 8), "timestep": torch.tensor([3])}
     exec(code.replace("path/to/this/folder", str(tmp_path / "slim")), scope)  # noqa: S102 - the card's own words
-    assert scope["prediction"].sample.shape == (1, 1, 8, 8)
+    assert scope["prediction"].shape == (1, 1, 8, 8)
 
 
 def test_the_card_invents_nothing(slim, tmp_path):

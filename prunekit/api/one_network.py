@@ -81,10 +81,11 @@ class Pruned:
         unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[self.result.target_of]
         narrower = sum(0 < after < before for before, after in self.result.widths.values())
         removed = f"{said_of_branches(self.plan.removed)}, " if self.plan.removed else ""
+        whole = len(self.graph.left_whole)
         return (
             f"{self.result.spent:,} of {self.result.base:,} {unit} ({self.result.spent / max(self.result.base, 1):.4f}), "
-            f"{self.params:,} parameters; {removed}{narrower} of {len(self.result.widths)} channel groups are narrower, "
-            f"{len(self.graph.left_whole)} layers were left whole."
+            f"{self.params:,} parameters; {removed}{narrower} of {len(self.result.widths)} channel groups "
+            f"{'is' if narrower == 1 else 'are'} narrower, {whole} {'layer was' if whole == 1 else 'layers were'} left whole."
         )
 
 

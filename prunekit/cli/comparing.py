@@ -29,7 +29,7 @@ def consistency(
     a: Annotated[str, typer.Argument(help=f"One model: {_Model}"), Exists(check_base)],
     b: Annotated[
         str,
-        typer.Argument(help="The other model, of any kind; noise schedule and image size are the same."),
+        typer.Argument(help="The other model, of any kind; noise schedule and image size must be the same."),
         Exists(check_base),
     ],
     config: ConfigOption = None,

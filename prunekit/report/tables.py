@@ -225,8 +225,14 @@ def metric_table(results: RunResults) -> Table | None:
             " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images. "
             "Neither contains what another training would change."
         )
-    better = "lower FID and KID are better, and higher others" if higher else "lower is better"
+    better = f"lower FID and KID and higher {_in_words(higher)} are better" if higher else "lower is better"
     return Table("metrics", f"{caption}; {better}", rows, columns, note)
+
+
+def _in_words(measures: Sequence[str]) -> str:
+    """Measures by the keys of :data:`_HIGHER`, within a sentence."""
+    *first, last = (_HIGHER[key] if key == "clip_score" else _HIGHER[key].lower() for key in measures)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def seconds_table(seconds: Mapping[str, float] | None) -> Table | None:

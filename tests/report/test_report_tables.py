@@ -70,7 +70,7 @@ def test_metrics_show_the_measures_of_which_more_is_better_where_there_are_some(
     assert "Recall" not in labels
     first, second = table.rows[:2]
     assert (first["precision_mean"], first["clip_score_mean"], second["precision_mean"]) == (0.7, 31.5, None)
-    assert "higher others" in table.caption
+    assert table.caption.endswith("; lower FID and KID and higher precision and CLIP score are better")
 
 
 def test_large_integers_stay_exact_beside_missing_ones(manifest, tmp_path):
