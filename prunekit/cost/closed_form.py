@@ -1,8 +1,9 @@
 """MACs and parameters of any pruning plan as a closed form of its widths: no surgery, no forward pass."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,10 +29,12 @@ class CostModel:
     Args:
         macs_rows: rows of MACs, one per operator call that multiplies.
         params_rows: rows of parameters, one per tensor.
+        unknown: operators that may multiply, and that nobody knows the MACs of: they count as none.
     """
 
     macs_rows: "_Rows"
     params_rows: "_Rows"
+    unknown: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -42,12 +45,15 @@ class CostModel:
     def of(cls, model: nn.Module, graph: ChannelGraph, inputs: Inputs) -> "CostModel":
         """Read the coefficients off the graph, and check them against the counter, on the network and on its narrowest form.
 
+        Warns of operators whose MACs are not known.
+
         Raises:
             GraphError: the closed form differs from the counter.
             InputError: the inputs are a batch of several samples.
         """
         check_one_sample(inputs)
         found = cls(_Rows.of(graph.products, graph), _Rows.of(graph.parameters, graph))
+        unknown: set[str] = set()
         for widths in _ends(graph):
             scores = {group.name: np.zeros(group.size) for group in graph}
             pruned = apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True)
@@ -59,7 +65,14 @@ class CostModel:
                     f"{int(found.macs(widths)):,} and {int(found.params(widths)):,}; a layer's cost depends on its width in a way "
                     "that is not known."
                 )
-        return found
+            unknown.update(counted.unknown)
+        if unknown:
+            warnings.warn(
+                f"{type(model).__name__} runs {', '.join(sorted(unknown))}, whose MACs are not known; they count as none, so "
+                "costs and targets are those of the rest of the network.",
+                stacklevel=2,
+            )
+        return replace(found, unknown=tuple(sorted(unknown)))
 
     def present(self, widths: IntArray) -> BoolArray:
         """Whether the module of each row of MACs is there, shape (..., rows), for widths of shape (..., groups)."""

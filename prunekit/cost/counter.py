@@ -1,12 +1,14 @@
 """MACs counted on a model, operator by operator.
 
-Counted are the multiply-accumulates of convolutions, linear layers, matrix products and attention products. Biases, norms,
-activations, sums and resampling are not MACs. :func:`count_macs` lists every operation that it saw and did not count, and separates
-those without MACs from those that it does not know.
+Counted are the multiply-accumulates of convolutions, linear and recurrent layers, matrix products and attention products. Biases,
+norms, activations, sums and resampling are not MACs. :func:`count_macs` lists every operation that it saw and did not count, and
+separates those without MACs from those that it does not know.
 """
 
+import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,16 +79,36 @@ def _cpu_sdpa_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = 
     return int(sdpa_flop_count(query, key, value))
 
 
-FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops}
+def _rnn_flops(x: Sequence[int], weights: Iterable[Sequence[int]]) -> int:
+    """FLOPs of recurrent layers: at every position of every sample, each of their matrices is multiplied by a vector."""
+    return 2 * math.prod(x[:-1]) * sum(math.prod(shape) for shape in weights if len(shape) == 2)
+
+
+def _mkldnn_rnn_flops(x: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
+    """One layer in one direction, on the CPU; two biases follow its two matrices, or the matrices again."""
+    return _rnn_flops(x, others[:2])
+
+
+def _cudnn_rnn_flops(x: Any, weights: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """All layers and directions, on a GPU."""
+    return _rnn_flops(x, weights)
+
+
+FORMULAS = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops,
+    _aten.mkldnn_rnn_layer: _mkldnn_rnn_flops,
+    _aten._cudnn_rnn: _cudnn_rnn_flops,
+    _aten.miopen_rnn: _cudnn_rnn_flops,
+}
 """Formulas that torch's counter lacks."""
 
 _MOVES = re.compile(  # operators that create, copy, select or repeat numbers: no arithmetic
     r"(prim::|_unsafe_view|_?reshape|_to_copy|clone|copy|lift_fresh|cat|stack|constant_pad|pad|repeat|roll|flip|tril|triu"
-    r"|embedding|(_unsafe_)?index|gather|scatter|select|slice|as_strided|upsample_nearest|pixel_(un)?shuffle|max_pool"
+    r"|embedding|unsafe_split|(transpose|t|squeeze|unsqueeze|swapaxes)_$|_cudnn_rnn_flatten_weight|(_unsafe_)?index|gather|scatter|select|slice|as_strided|upsample_nearest|pixel_(un)?shuffle|max_pool"
     r"|_linalg_check_errors|empty|new_|zeros|ones|full|fill|zero|eye|arange|linspace|scalar_tensor|rand|normal|uniform|bernoulli)"
 )
 _NO_MACS = re.compile(  # arithmetic that by convention has no MACs, beyond the operators that torch tags as pointwise
-    r".*(norm|softmax|pool|upsample|dropout)|(sum|mean|prod|var|std|amax|amin|max|min|any|all|arg|cum|sort|topk|logsumexp)"
+    r".*(norm|softmax|pool|upsample|dropout)|_thnn_fused_|_prelu_kernel|(mv|v?dot)$|(sum|mean|prod|var|std|amax|amin|max|min|any|all|arg|cum|sort|topk|logsumexp)"
 )
 
 
@@ -230,4 +252,16 @@ def operator_name(operator: str, module: nn.Module) -> str:
     return operator
 
 
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "einsum", "_scaled_mm"}
+_PRODUCTS = {
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "matmul",
+    "linear",
+    "einsum",
+    "_scaled_mm",
+    "mkldnn_rnn_layer",
+    "_cudnn_rnn",
+    "miopen_rnn",
+}

@@ -10,7 +10,8 @@ Ids of a tensor are held as *grids*: a grid over dimensions (1, 3) says which id
 ``view(batch, heads, length, width)`` of ids that were on one dimension.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,16 @@ class Flow(TorchDispatchMode):
         self._blocks = np.zeros(0, dtype=np.int64)
         self._next = FIXED + 1
         self._deadline = deadline
+        self.is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block, what runs is not followed."""
+        before, self.is_paused = self.is_paused, True
+        try:
+            yield
+        finally:
+            self.is_paused = before
 
     def fix_if_used(self, tensor: Tensor, grids: Sequence[Grid], reason: str) -> None:
         """Ids that cannot be removed if a tensor is computed with; code may only ask for its size."""

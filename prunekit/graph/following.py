@@ -1,16 +1,14 @@
 """Follow ids through a forward pass, operator by operator: each has a rule for what becomes of its inputs' ids."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit._types import Args, Function, Kwargs
-from prunekit.graph.deadline import Deadline
 from prunekit.graph.flow import Flow
 from prunekit.graph.operators import Operation, follow_declared, rule_of
 
@@ -22,20 +20,12 @@ class Following(Flow):
 
     supports_higher_order_operators = True
 
-    def __init__(self, model: nn.Module, deadline: Deadline, head_modes: Mapping[str, str]) -> None:
-        super().__init__(model, deadline, head_modes)
-        self._paused = False
-
     def declared(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Call a layer whose class the user has declared, and follow the call as one step."""
         self.use(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         counter = FlopCounterMode(display=False)
-        self._paused = True
-        try:
-            with counter:
-                out = func(*args, **kwargs)
-        finally:
-            self._paused = False
+        with self.paused(), counter:
+            out = func(*args, **kwargs)
         follow_declared(self, args, kwargs, out, counter.get_total_flops() // 2)
         return out
 
@@ -44,7 +34,7 @@ class Following(Flow):
     ) -> object:
         self._deadline.check()
         kwargs = kwargs or {}
-        if self._paused:
+        if self.is_paused:
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

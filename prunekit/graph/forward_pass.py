@@ -1,20 +1,23 @@
 """One forward pass of a network, in eval mode and without gradients, with nothing hidden from hooks and modes."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
+from itertools import islice
+from operator import is_
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunekit.errors import InputError
+from prunekit.errors import GraphError, InputError
 
 __all__ = [
     "Inputs",
     "check_has_values",
+    "check_is_no_script",
     "check_one_sample",
     "eval_flags",
     "evaluation_mode",
@@ -62,31 +65,54 @@ def check_has_values(model: nn.Module) -> None:
         )
 
 
+def check_is_no_script(model: nn.Module) -> None:
+    """Refuse TorchScript, whose modules cannot be watched and whose tensors cannot be replaced.
+
+    Raises:
+        GraphError: the network is a TorchScript module, or has one.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise GraphError(
+                f"Got {f'a network whose module {name} is' if name else 'a network that is'} a TorchScript module "
+                "(torch.jit.ScriptModule), which cannot be followed; expected the torch.nn.Module that it was made from: give that "
+                "one."
+            )
+
+
 def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block. Afterwards every module, not only the root, has the mode and the buffers that it had.
+    """Eval mode within the block. Afterwards every module, not only the root, has the mode, attributes and buffers that it had.
 
-    A forward pass may write buffers: a counter, a table, statistics. Undone, each pass starts alike, and the caller's network is as
-    it was. If buffers were written, modules get their other attributes back, too, such as the mark that a table is filled.
+    A forward pass may write them: a counter, a table, statistics, its last activations. Undone, each pass starts alike, and the
+    caller's network is as it was. What a pass puts into lists, dicts and other objects that a module holds stays there, and what
+    TorchScript modules write. A module that gets other parameters or submodules keeps them, and its attributes, which go with
+    them: a lazy layer is made in its first pass, and experts may be loaded when they are needed.
     """
-    holdings = [_Holdings(module) for module in model.modules()]
+    modules = list(model.modules())
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        holdings = [_Holdings(module) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
     try:
-        with eval_flags(model):
+        with _eval_flags(model, modules):
             yield
     finally:
-        if any([holding.restore_buffers() for holding in holdings]):
+        with torch._C.DisableTorchFunction(), torch.no_grad():
             for holding in holdings:
-                holding.restore_attributes()
+                holding.restore()
+
+
+def eval_flags(model: nn.Module) -> AbstractContextManager[None]:
+    """Eval mode within the block and nothing else: in train mode, to read a weight with a spectral norm changes its buffers."""
+    return _eval_flags(model, model.modules())
 
 
 @contextmanager
-def eval_flags(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block and nothing else: in train mode, to read a weight with a spectral norm changes its buffers."""
-    training = [module for module in model.modules() if module.training]
+def _eval_flags(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
+    training = [module for module in modules if module.training]
     if training:
         model.eval()
     try:
@@ -118,49 +144,67 @@ def undisturbing(function: Callable[Parameters, Result]) -> Callable[Parameters,
     return wrapped
 
 
+# the attributes that every module has come first, and none of them is a tensor
+_OF_ALL_MODULES = len(vars(nn.Module()))
+
+
 class _Holdings:
-    """What a module holds now.
+    """What a module holds now: its attributes, its buffers, and the values of the tensors among both; used without autograd.
+
+    Attributes that autograd computed are held without their values: whoever computes them makes them anew in each pass. A network
+    has hundreds of modules, and a pass of a small one takes a few milliseconds, so this is written for speed.
 
     Args:
         module: the module.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module, self._attributes, self._buffers = module, dict(vars(module)), dict(module._buffers)
-        self._values: dict[str, tuple[Tensor, Tensor]] = {}
-        if not self._buffers:
-            return
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            own = [(name, each) for name, each in self._buffers.items() if each is not None and _can_be_written(each)]
-            self._values = {name: (each, each.clone()) for name, each in own}
+    __slots__ = ("_attributes", "_buffers", "_class", "_module", "_parts", "_values")
 
-    def restore_buffers(self) -> bool:
-        """Give the module back the buffers that it held; whether they had changed."""
-        buffers = self._module._buffers
-        if not buffers and not self._buffers:
-            return False  # most modules: a pass of a small network takes a few milliseconds
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            written = [(each, value) for each, value in self._values.values() if not torch.equal(each, value)]
-            for each, value in written:
-                each.copy_(value)
-        replaced = buffers.keys() != self._buffers.keys() or any(buffers[k] is not v for k, v in self._buffers.items())
-        if replaced:
+    def __init__(self, module: nn.Module) -> None:
+        own = vars(module)
+        self._module, self._class, self._attributes = module, type(module), own.copy()
+        self._parts = (*own["_parameters"].values(), *own["_modules"].values())
+        self._buffers: dict[str, Tensor | None] = own["_buffers"].copy()
+        self._values: list[tuple[Tensor, Tensor]] = []
+        held = [*self._buffers.values()]
+        if Tensor in map(type, islice(own.values(), _OF_ALL_MODULES, None)):
+            held += [each for each in own.values() if type(each) is Tensor and each.grad_fn is None]
+        if held:
+            self._values = [(each, each.clone()) for each in held if each is not None and _can_be_written(each)]
+
+    def restore(self) -> None:
+        """Give the module back what it held."""
+        own = vars(self._module)
+        if type(self._module) is not self._class:
+            return
+        if not _is_same(own, self._attributes) and self._has_its_parts():
+            own.clear()
+            own.update(self._attributes)
+        buffers = own["_buffers"]
+        if (buffers or self._buffers) and not _is_same(buffers, self._buffers):
             self._module._non_persistent_buffers_set -= buffers.keys() - self._buffers.keys()
             buffers.clear()
             buffers.update(self._buffers)
-        return bool(written) or replaced
+        for each, value in self._values:
+            if not torch.equal(each, value):
+                each.copy_(value)
 
-    def restore_attributes(self) -> None:
-        """Give the module back the attributes that it held."""
+    def _has_its_parts(self) -> bool:
+        """Whether its parameters and submodules are those that it had: they stay what they are, and attributes go with them."""
         own = vars(self._module)
-        own.clear()
-        own.update(self._attributes)
+        parts = (*own["_parameters"].values(), *own["_modules"].values())
+        return len(parts) == len(self._parts) and all(map(is_, parts, self._parts))
 
 
-def _can_be_written(buffer: Tensor) -> bool:
-    if type(buffer) is not Tensor or buffer.is_meta or buffer.is_inference():
+def _is_same(now: Mapping[str, object], before: Mapping[str, object]) -> bool:
+    """Whether a dict has the same objects under the same names, in the same order."""
+    return len(now) == len(before) and all(map(is_, now.values(), before.values())) and now.keys() == before.keys()
+
+
+def _can_be_written(held: Tensor) -> bool:
+    if type(held) is not Tensor or held.is_meta or held.is_inference():
         return False
-    return buffer.layout is torch.strided and not buffer.is_quantized and 0 not in buffer.stride()
+    return held.layout is torch.strided and not held.is_quantized and 0 not in held.stride()
 
 
 def run_once(model: nn.Module, inputs: Inputs) -> Any:

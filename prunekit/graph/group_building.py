@@ -12,7 +12,7 @@ from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import named_by
 from prunekit.graph.counting import Count
 from prunekit.graph.forward_pass import Inputs
-from prunekit.graph.found import PRODUCERS, Found
+from prunekit.graph.found import PRODUCERS, AxisOf, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
 from prunekit.graph.listing import complete
 from prunekit.graph.retrying import Retries
@@ -169,7 +169,23 @@ class Making:
         """The reasons, with those of all layers of groups that failed, and of layers that nothing is known of."""
         makers = {layer: f for f in self.channels.found if f.name in failed for layer in self.channels.makers(f)}
         reasons = {**{layer: failed[found.name] for layer, found in makers.items()}, **reasons}
-        return complete(self.channels.modules, self.channels.seen.resolutions, groups, reasons)
+        return complete(self.channels.modules, groups, reasons, self._why)
+
+    def _why(self, layer: str) -> str:
+        """Why nothing makes channels of a layer's weights: what has become of them, if they were used."""
+        axes = [axis for axis in self.channels.axes if axis.tensor.rpartition(".")[0] == layer]
+        for axis in axes:
+            told = self._told(axis)
+            if told is not None:
+                return told
+        if axes or layer in self.channels.seen.order:
+            return "nothing follows its weights to the channels that it makes"
+        return "it does not run"
+
+    def _told(self, axis: AxisOf) -> str | None:
+        """Why the channels along an axis stay, if that is known."""
+        reasons, ids = self.channels.reasons, self.channels.flow.axes[axis.tensor, axis.dim]
+        return next((reasons[one] for one in self.channels.raw[ids].tolist() if one in reasons), None)
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:
         """Layers with channels that are in no group, with the reason."""
@@ -177,12 +193,9 @@ class Making:
         for axis in sorted(self.channels.axes, key=lambda axis: self.channels.rank(axis.layer)):
             if axis.layer in reasons or not self.channels.makes(axis):
                 continue
-            ids = self.channels.flow.axes[axis.tensor, axis.dim]
-            told = [
-                self.channels.reasons[one] for one in self.channels.raw[ids].tolist() if one in self.channels.reasons
-            ]
-            if told:
-                reasons[axis.layer] = told[0]
+            told = self._told(axis)
+            if told is not None:
+                reasons[axis.layer] = told
         for name, module in self.channels.modules.items():
             kind = layer_kind(module)
             if kind in PRODUCERS and name in self.channels.seen.resolutions and axis_size(module, "out") == 1:

@@ -1,6 +1,6 @@
 """Every layer with weights is in a channel group that can shrink, or in the list of those that are left whole."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
@@ -12,17 +12,17 @@ __all__ = ["complete"]
 
 def complete(
     modules: Mapping[str, nn.Module],
-    ran: Collection[str],
     groups: Iterable[ChannelGroup],
     reasons: Mapping[str, str],
+    why: Callable[[str], str],
 ) -> dict[str, str]:
     """Reasons for layers that would be in neither list.
 
     Args:
         modules: of the network, by name.
-        ran: names of those that ran.
         groups: all channel groups.
         reasons: what is known, by layer or by tensor.
+        why: the reason for one of these layers, by its name.
     """
     told = dict(reasons)
     groups = list(groups)
@@ -35,7 +35,7 @@ def complete(
         has_weights = any(tensor.ndim > 1 for tensor in own_tensors(module).values())
         if not name or not has_weights or name in known or known & set(_parents(name)) & _weighted(modules):
             continue
-        told[name] = "nothing follows its weights to the channels that it makes" if name in ran else "it does not run"
+        told[name] = why(name)
     for name in set(_parents_of_tensors(modules, reasons)) - set(_members(groups)):
         told.setdefault(name, next(reason for layer, reason in reasons.items() if name in _parents(layer)))
     return told

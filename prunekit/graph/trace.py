@@ -13,7 +13,7 @@ from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.declared import as_layers
-from prunekit.graph.forward_pass import Inputs, undisturbing
+from prunekit.graph.forward_pass import Inputs, check_is_no_script, undisturbing
 from prunekit.graph.group_building import Making
 from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.plan import PruningPlan
@@ -64,6 +64,7 @@ def trace(
         GraphError: the network cannot be traced, or not within the limit.
         InputError: a constraint names no layer, or constraints contradict each other or the network.
     """
+    check_is_no_script(model)
     constraints = constraints or Constraints()
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
     tracing = _Tracing(Retries(ways, constraints), norm_mode, Deadline(seconds, progress))

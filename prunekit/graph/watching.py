@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
     stack = [""]
     handles = []
 
-    @_unheard
+    @partial(_unheard, flow)
     def enter(module: nn.Module, args: Args, kwargs: Kwargs, name: str) -> None:
         seen.order.setdefault(name, len(seen.order))
         stack.append(name)
@@ -47,7 +48,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             seen.sizes.extend(_kept_sizes(flow, name, module, ENTERING, tensors[:1]))
 
-    @_unheard
+    @partial(_unheard, flow)
     def leave(module: nn.Module, args: Any, output: Any, name: str) -> None:
         stack.pop()
         flow.module = stack[-1]
@@ -69,11 +70,14 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
             handle.remove()
 
 
-def _unheard(function: Callable[..., None]) -> Callable[..., None]:
-    """What a function asks of tensors is no call of the network's: nobody who listens to these hears it."""
+def _unheard(flow: Flow, function: Callable[..., None]) -> Callable[..., None]:
+    """What a function asks of tensors is no call of the network's: nobody who listens to these hears it.
+
+    To ask for a parametrized weight computes it, and its products would be counted once more.
+    """
 
     def quietly(*args: object, **kwargs: object) -> None:
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), flow.paused():
             function(*args, **kwargs)
 
     return quietly

@@ -35,6 +35,7 @@ class Writer(nn.Module):
             middle = nn.utils.weight_norm(middle)
         self.first, self.middle, self.last = nn.Conv2d(3, 16, 3, padding=1), middle, nn.Conv2d(16, 3, 3, padding=1)
         self.habit, self.is_filled, self.results = habit, False, [torch.ones(2)]
+        self.calls, self.last_seen, self.gains, self.tally = 0, torch.ones(2), None, torch.zeros(())
         self.make = nn.Identity()
         self.register_buffer("passes", torch.zeros(()))
         self.register_buffer("means", torch.zeros(16))
@@ -42,7 +43,7 @@ class Writer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The images do not depend on earlier passes."""
-        h = self._fill(self._write(self.first(x)))
+        h = self._note(self._fill(self._write(self.first(x))))
         if self.habit == "draws":
             h = h + 0.01 * torch.randn_like(h)
         h = self.middle(h.relu()).relu()
@@ -61,6 +62,19 @@ class Writer(nn.Module):
         if self.habit == "adds a buffer":
             self.table = torch.linspace(0, 1, h.shape[-1])
             h = h + self.table
+        return h
+
+    def _note(self, h: Tensor) -> Tensor:
+        """Write attributes that are no buffers."""
+        if self.habit == "keeps activations":
+            self.calls, self.last_seen, self.first.seen = self.calls + 1, h, h
+        if self.habit == "writes into an attribute":
+            self.tally += 1
+        if self.habit == "keeps what a weight gives":
+            self.gains = self.gains if self.gains is not None else self.first.bias.detach().relu()
+            h = h * self.gains.view(1, -1, 1, 1)
+        if self.habit == "drops an attribute" and hasattr(self, "last_seen"):
+            del self.last_seen
         return h
 
     def _fill(self, h: Tensor) -> Tensor:
@@ -89,6 +103,10 @@ HABITS = (
     "old spectral norm",
     "old weight norm",
     "keeps a result",
+    "keeps activations",
+    "writes into an attribute",
+    "keeps what a weight gives",
+    "drops an attribute",
 )
 
 
@@ -115,7 +133,8 @@ def _held(model: nn.Module) -> dict[str, Any]:
         "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()],
         "gradients": [(each.requires_grad, each.grad) for each in model.parameters()],
         "drawn": torch.get_rng_state(),
-        "is_filled": model.is_filled,
+        "attributes": [{name: id(value) for name, value in vars(module).items()} for module in model.modules()],
+        "tally": model.tally.clone(),
     }
 
 
@@ -155,11 +174,59 @@ def test_each_pass_starts_alike() -> None:
     assert not model.is_filled
 
 
-def test_what_a_module_without_written_buffers_notes_stays() -> None:
-    """Only the attributes of modules whose buffers were written go back."""
-    model = Writer("keeps a result").eval()
+def test_what_a_pass_puts_into_a_list_stays() -> None:
+    """Modules get their attributes back, and not what the objects hold that these are."""
+    model = Writer("").eval()
+    model.make.register_forward_hook(lambda module, *_: model.results.append(torch.zeros(3)))
+    model.make.forward = lambda: None
+    with evaluation_mode(model):
+        model.make()
+        model.calls = 5
+    assert (len(model.results), model.calls) == (2, 0)
+
+
+def test_a_lazy_layer_stays_what_its_first_pass_makes_of_it() -> None:
+    """Its class and its weights cannot go back, so its attributes do not either."""
+    model = nn.Sequential(nn.LazyConv2d(16, 3), nn.LazyBatchNorm2d(), nn.Conv2d(16, 3, 3)).eval()
     run_once(model, INPUTS)
-    assert model.results[0].ndim == 0
+    assert model[0].in_channels == 3
+    assert model[1].num_features == len(model[1].running_mean) == 16
+    assert pk.count_macs(model, INPUTS).macs == pk.count_macs(model, INPUTS).by_operator["convolution"] > 0
+
+
+class Loading(nn.Module):
+    """Loads the network that it needs, and knows by an attribute which one it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded, self.network = 0, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same image, from another network."""
+        self.loaded, self.network = self.loaded + 1, nn.Identity()
+        return self.network(x)
+
+
+def test_a_network_that_loads_another_part_knows_which_one_it_has() -> None:
+    """The part stays, so what the network says of it stays, too."""
+    model = nn.Sequential(Loading()).eval()
+    first = model[0].network
+    run_once(model, INPUTS)
+    assert model[0].network is not first
+    assert model[0].loaded == 1
+
+
+@pytest.mark.parametrize("is_part", [False, True], ids=["the network", "a part of it"])
+def test_torchscript_is_refused_in_one_sentence(is_part: bool) -> None:
+    """What undoes a pass is not in the way, and counting works."""
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 3, 3)).eval()
+    script = torch.jit.trace(plain, INPUTS)
+    model = nn.Sequential(script) if is_part else script
+    named = "whose module 0 is a TorchScript" if is_part else "that is a TorchScript"
+    for name in ("trace", "prune", "importance"):
+        with pytest.raises(pk.GraphError, match=f"{named} .*expected the torch.nn.Module that it was made from"):
+            CALLS[name](model)
+    assert pk.count_macs(model, INPUTS).macs == pk.count_macs(plain, INPUTS).macs
 
 
 def test_results_that_a_network_keeps_are_copied() -> None:

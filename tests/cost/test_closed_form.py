@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, rows
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import GraphError
@@ -149,3 +150,49 @@ def test_a_network_without_channel_groups_has_one_cost():
 def test_measuring_the_coefficients_leaves_no_hook_behind(bench):
     tiny = bench("unet")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny.model.modules())
+
+
+class Sequence(nn.Module):
+    """Layers of which those of an LSTM stay whole.
+
+    Args:
+        kind: of the recurrent layers.
+    """
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Linear(8, 16), kind(16, 24, 2, batch_first=True, bidirectional=True)
+        self.wide, self.last = nn.Linear(48, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        return self.last(self.wide(self.middle(self.first(x).relu())[0]).relu())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_have_rows(kind):
+    net, inputs = Sequence(kind), (torch.randn(1, 6, 8),)
+    graph = trace(net, inputs)
+    cost = CostModel.of(net, graph, inputs)
+    assert [group.name for group in graph] == ["wide"]
+    own = 6 * sum(weight.numel() for weight in net.middle.parameters() if weight.ndim == 2)
+    assert cost.by_module(graph.full_widths)["middle"] == own
+    assert int(cost.macs(np.array([8]))) == 6 * (8 * 16 + 48 * 8 + 8 * 8) + own
+    assert cost.unknown == ()
+
+
+@pytest.mark.parametrize("kind", ["matrix_exp", "cayley", "householder"])
+def test_a_parametrized_weight_is_computed_once(kind):
+    """Whoever looks at a network from the outside may ask for a weight, which computes it: those products do not count."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 3, 1))
+    parametrizations.orthogonal(net[1], orthogonal_map=kind)
+    net.append(nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)))
+    inputs = (torch.randn(1, 3, 10, 10),)
+    graph = trace(net, inputs)
+    with pytest.warns(
+        UserWarning, match=r"Sequential runs \w*linalg_\w+, whose MACs are not known; they count as none"
+    ):
+        cost = CostModel.of(net, graph, inputs)
+    assert int(cost.macs(graph.full_widths)) == count_macs(net, inputs).macs
+    assert cost.unknown == count_macs(net, inputs).unknown != ()
+    assert {"3", "5.0"} <= {group.name for group in graph}
+    assert {"0", "1.parametrizations.weight"} <= set(graph.left_whole)

@@ -7,6 +7,7 @@ from networks import SelfAttention, rows, unet, unet_inputs
 from torch import nn
 
 from prunekit.cost import count_macs, count_params
+from prunekit.cost.counter import FORMULAS
 
 N, L, D = 1, 12, 16
 
@@ -176,6 +177,44 @@ def test_an_unknown_product_shows_up_as_unknown():
 
     counted = count_macs(Distances(), (noise(30, 4), noise(30, 4)))
     assert counted.macs > 0 or counted.unknown
+
+
+RECURRENT = {
+    "one layer": {"num_layers": 1},
+    "two layers": {"num_layers": 2},
+    "two layers in both directions": {"num_layers": 2, "bidirectional": True},
+    "without biases": {"num_layers": 2, "bias": False},
+    "time first": {"num_layers": 1, "batch_first": False},
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_multiplies_its_matrices_at_every_position(kind, name):
+    layer = kind(16, 24, **{"batch_first": True, **RECURRENT[name]})
+    counted = count_macs(layer, (noise(1, 6, 16) if layer.batch_first else noise(6, 1, 16),))
+    assert counted.macs == 6 * sum(weight.numel() for weight in layer.parameters() if weight.ndim == 2)
+    assert counted.by_operator == {"matmul": counted.macs}
+    assert counted.unknown == ()
+
+
+def test_an_lstm_costs_the_same_in_one_kernel_and_step_by_step():
+    layer = nn.LSTM(16, 24, 2, bidirectional=True)
+    together = count_macs(layer, (noise(6, 1, 16),))
+    allowed = torch.backends.mkldnn.enabled
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        apart = count_macs(layer, (noise(6, 1, 16),))
+    finally:
+        torch._C._set_mkldnn_enabled(allowed)
+    assert (together.macs, together.by_operator) == (apart.macs, apart.by_operator)
+
+
+def test_the_kernel_of_a_gpu_costs_what_that_of_the_processor_costs():
+    layer = nn.LSTM(16, 24, 2, bidirectional=True, proj_size=5)
+    shapes = [weight.shape for weight in layer.parameters()]
+    formula = FORMULAS[torch.ops.aten._cudnn_rnn]
+    assert formula(torch.Size((6, 1, 16)), shapes, 4, None) == count_macs(layer, (noise(6, 1, 16),)).flops
 
 
 def test_shared_parameters_count_once():

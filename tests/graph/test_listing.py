@@ -86,3 +86,20 @@ def test_a_layer_whose_mask_is_listed_is_listed_itself():
 def test_a_layer_that_does_not_run_is_listed_as_such():
     net = convolutions(lambda net: net[1].register_module("spare", nn.Linear(4, 4)))
     assert trace(net, IMAGE).left_whole["1.spare"] == "it does not run"
+
+
+class Recurrent(nn.Module):
+    """An LSTM between linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(5, 8), nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x))[0])
+
+
+def test_a_layer_that_runs_is_listed_with_what_became_of_its_weights():
+    assert "through mkldnn_rnn_layer" in trace(Recurrent(), (torch.randn(1, 4, 5),)).left_whole["middle"]
+    grouped = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 12, 3, groups=4), nn.Conv2d(12, 2, 1))
+    assert trace(grouped, IMAGE).left_whole["1"] == "1 is a grouped convolution"

@@ -10,6 +10,7 @@ from torch import Tensor
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels
 from prunekit.graph.operators.common import Operation, Rule, aligned, join, tensors_in
+from prunekit.graph.operators.elementwise import unknown
 
 __all__ = ["BY_PART", "RULES"]
 
@@ -296,6 +297,14 @@ def _flex_attention(flow: Flow, op: Operation) -> None:
         flow.put(total, Labels(tuple(grid for grid in grids if grid is not None), query.wild - {last}))
 
 
+def _recurrent(flow: Flow, op: Operation) -> None:
+    """Whole recurrent layers, of which nothing can be followed: their matrices meet every position of the input."""
+    unknown(flow, op)
+    x, weights = op.args[0], op.args[1:3] if op.name == "mkldnn_rnn_layer" else op.args[1]
+    matrices = sum(weight.numel() for weight in weights if weight.ndim == 2)
+    flow.count_product(op.func, math.prod(x.shape[:-1]) * matrices, ())
+
+
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matrix),
     **dict.fromkeys(("convolution", "_convolution"), _convolution),
@@ -304,6 +313,7 @@ RULES: Mapping[str, Rule] = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "embedding": _embedding,
+    **dict.fromkeys(("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"), _recurrent),
     "_weight_norm_interface": _weight_norm,
     **dict.fromkeys(("mv", "dot", "vdot"), _vector_product),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
