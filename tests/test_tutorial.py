@@ -274,6 +274,7 @@ BASES = {
     "one network, pruned by the search to 0.8": "one network, searched 0.8",
     "experts at 0.6, rule `snr`": "experts 0.6, snr",
     "experts at 0.8, `measured` by sensitivity": "experts 0.8, by sensitivity",
+    "experts at 0.8, `measured` by sensitivity, a learning rate per group": "experts 0.8, by sensitivity, rates by group",
     "experts at 0.6, `measured` by sensitivity": "experts 0.6, by sensitivity",
 }
 """Entries by their names in docs/experts.md."""
