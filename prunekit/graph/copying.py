@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from prunekit.errors import GraphError
+
 __all__ = ["copied", "structure"]
 
 _CONTAINERS = (dict, OrderedDict, list, set)
@@ -21,7 +23,7 @@ def copied(model: Network) -> Network:
     Results that the network keeps, such as the weight that torch's old spectral norm computes, are copied without their history:
     ``copy.deepcopy`` refuses them.
     """
-    return copy.deepcopy(model, {id(kept): kept.detach().clone() for kept in _results(model)})
+    return _deep(model, {id(kept): kept.detach().clone() for kept in _results(model)})
 
 
 def structure(model: Network, shared: Iterable[Tensor]) -> Network:
@@ -31,7 +33,42 @@ def structure(model: Network, shared: Iterable[Tensor]) -> Network:
     for value in chain.from_iterable(vars(module).values() for module in model.modules()):
         if type(value) in _CONTAINERS and not value:  # a dozen a module, for hooks; to copy each takes the time
             memo[id(value)] = type(value)()
-    return copy.deepcopy(model, memo)
+    return _deep(model, memo)
+
+
+def _deep(model: Network, memo: dict[int, Any]) -> Network:
+    """A deep copy.
+
+    Raises:
+        GraphError: something in the network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception as error:  # whatever a class raises that was not made to be copied
+        raise GraphError(
+            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)} ({type(error).__name__}: {error}); expected what "
+            "copy.deepcopy can copy: remove it before the call, or give the module inside that computes."
+        ) from error
+
+
+def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:
+    """The innermost module that cannot be copied, with the attribute if it is one."""
+    for name, module in reversed(list(model.named_modules())):
+        for key, value in vars(module).items():
+            if key not in ("_parameters", "_modules") and not _can_be_copied(value, memo):
+                place = f"{name}.{key}" if name else key
+                return f"its attribute {place}, of type {type(value).__name__}, refuses it"
+        if not _can_be_copied(module, memo):
+            return f"the class {type(module).__name__}{f' of its module {name}' if name else ''} refuses it"
+    return "something in it refuses it"
+
+
+def _can_be_copied(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:  # whatever its class raises
+        return False
+    return True
 
 
 def _results(model: nn.Module) -> list[Tensor]:

@@ -77,14 +77,23 @@ def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable
         factors.setdefault(key, []).append(factor)
 
     def cut(key: str, tensor: Tensor, done: int | None = None) -> Tensor:
+        full = tensor
         for dim, keep in kept.get(key, ()):
             if dim != done:
                 tensor = tensor.index_select(dim, keep.to(tensor.device))
         for factor in factors.get(key, ()):
             tensor = (tensor * factor.to(tensor)).to(tensor.dtype)
-        return tensor
+        return _laid_out_as(tensor, full)
 
     return cut
+
+
+def _laid_out_as(tensor: Tensor, full: Tensor) -> Tensor:
+    """A tensor with the channels last in memory where the tensor that it was cut from has them there."""
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(full.ndim)
+    if layout is None or tensor is full or full.is_contiguous() or not full.is_contiguous(memory_format=layout):
+        return tensor
+    return tensor.contiguous(memory_format=layout)
 
 
 def are_gone(name: str, stubs: Iterable[Stub]) -> bool:

@@ -1,3 +1,6 @@
+import re
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from networks import NETWORKS, Mlp, rows, unet
 from torch import nn
 
 from prunekit.cost import count_macs
-from prunekit.errors import PlanError
+from prunekit.errors import GraphError, PlanError
 from prunekit.graph import PruningPlan, Template, apply, attributes, fit, sliced_state, trace
 from prunekit.graph.forward_pass import evaluation_mode, run_once
 from prunekit.graph.surgery import all_tensors, tensors_of
@@ -347,3 +350,45 @@ def test_a_file_sets_only_numbers_that_are_widths():
     for name, value in (("mine", 8), ("steps", 9), ("steps", 1), ("training", 1), ("_version", 1), ("unknown", 9)):
         with pytest.raises(PlanError, match="could become"):
             fit(Kept(), state, {"": {name: value}})
+
+
+class Holding(nn.Sequential):
+    """Convolutions and something beside them."""
+
+    def __init__(self, held: object) -> None:
+        super().__init__(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 3, 3))
+        self[1].held = held
+
+
+class Asking(nn.Sequential):
+    """A class that ``copy.deepcopy`` cannot make."""
+
+    def __new__(cls, wanted: object) -> "Asking":
+        return super().__new__(cls)
+
+    def __init__(self, wanted: object) -> None:
+        super().__init__(*Holding(None))
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Holding(threading.Lock()), "its attribute 1.held, of type lock, refuses it"),
+        (lambda: Asking(None), "the class Asking refuses it"),
+        (lambda: nn.Sequential(Asking(None)), "the class Asking of its module 0 refuses it"),
+    ],
+    ids=["attribute", "class", "class of a part"],
+)
+def test_what_cannot_be_copied_is_named(make, named):
+    with pytest.raises(GraphError, match=rf"cannot be copied: {re.escape(named)} .*remove it before the call"):
+        trace(make(), (torch.randn(1, 3, 8, 8),))
+
+
+def test_channels_that_are_last_in_memory_stay_last():
+    model = Holding(None).to(memory_format=torch.channels_last)
+    graph = trace(model, (torch.randn(1, 3, 8, 8),))
+    pruned = apply(model, graph, PruningPlan({"0": np.arange(0, 16, 2)}, graph.fingerprint))
+    for layer in (pruned[0], pruned[2]):
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not layer.weight.is_contiguous()
+    assert torch.equal(pruned[0].weight, model[0].weight[::2])
