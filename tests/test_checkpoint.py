@@ -1,3 +1,4 @@
+import codecs
 import io
 import json
 import logging
@@ -506,8 +507,49 @@ class Filling:
 def test_a_pickle_that_fills_memory_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(torch_bytes({"a": torch.zeros(1), "b": Filling()}))
     assert torch.load(tmp_path / "x.pt", weights_only=True)["b"] == bytearray(10)
-    with pytest.raises(UnsafeFileError, match="builtins that fill memory"):
+    with pytest.raises(UnsafeFileError, match="makes a bytearray, or bytes in a way that can fill the memory"):
         load_state(tmp_path / "x.pt")
+
+
+class Encoded:
+    """Unpickling it encodes a text, which torch lets through."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return codecs.encode, self.arguments
+
+
+TEXT = "a" * 100
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Encoded(TEXT, "utf-32"),
+        Encoded(TEXT),
+        Encoded(Encoded(TEXT, "latin1"), "hex"),
+        [Encoded(TEXT, "latin1"), Encoded(TEXT, "latin1")],
+        [np.float32(1), Encoded(TEXT, "unicode_escape")],
+    ],
+    ids=["longer", "another encoding", "twice", "again", "beside numpy"],
+)
+def test_bytes_that_could_be_more_than_the_file_stores_are_refused(tmp_path, made):
+    (tmp_path / "x.pt").write_bytes(torch_bytes({"a": torch.zeros(1), "b": made}))
+    with pytest.raises(UnsafeFileError, match="bytes in a way that can fill the memory"):
+        load_state(tmp_path / "x.pt")
+
+
+def test_bytes_as_python_pickles_them_are_read(tmp_path):
+    torch.save({"a": torch.zeros(1), "b": [b"", b"a", b"a", b"abc", bytes(range(256))]}, tmp_path / "x.pt")
+    assert set(load_state(tmp_path / "x.pt")[1]) == {"a"}
+
+
+def test_a_generator_of_numpys_is_never_made(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(1), "b": np.random.default_rng(0)}, tmp_path / "x.pt")
+    monkeypatch.setattr(np.random._pickle, "__generator_ctor", lambda *_: pytest.fail("NumPy was called"))
+    assert set(load_state(tmp_path / "x.pt")[1]) == {"a"}
 
 
 @pytest.mark.parametrize(

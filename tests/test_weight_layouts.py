@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -105,6 +106,35 @@ def diffusers_ema(raw, averaged):
     return {"model": raw.state_dict(), "ema": EMAModel(averaged.parameters()).state_dict()}
 
 
+def lightning(raw, averaged):
+    """``on_save_checkpoint`` of Lightning's ``WeightAveraging``."""
+    return {
+        "state_dict": prefixed("net.", averaged.state_dict()),
+        "current_model_state": prefixed("net.", raw.state_dict()),
+        "averaging_state": {"n_averaged": torch.tensor(3)},
+    }
+
+
+def callback(raw, averaged):
+    """An average that a callback keeps in its own state, four dicts deep."""
+    ema = {"EMACallback": {"decay": 0.999, "state": prefixed("net.", averaged.state_dict())}}
+    return {"state_dict": prefixed("net.", raw.state_dict()), "callbacks": ema}
+
+
+def nemo(raw, averaged):
+    """``state_dict`` of NeMo's ``EMAOptimizer`` in Lightning's list of optimizers."""
+    parameters = tuple(each.detach().clone() for each in averaged.parameters())
+    adam = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"params": [0]}]}
+    optimizer = {"opt": adam, "ema": parameters, "current_step": 7, "decay": 0.999, "every_n_steps": 1}
+    return {"state_dict": prefixed("net.", raw.state_dict()), "optimizer_states": [optimizer]}
+
+
+def after_a_config(raw, averaged):
+    """A config of many sections before the average."""
+    config = {f"section {number}": {"a": {"b": [number]}} for number in range(200)}
+    return {"config": config, "model": raw.state_dict(), "ema": {"model": averaged.state_dict()}}
+
+
 LAYOUTS = {
     "score_sde": (score_sde, "ema.shadow_params"),
     "LitEma": (lit_ema, "state_dict.model_ema.diffusion_model"),
@@ -112,6 +142,10 @@ LAYOUTS = {
     "ema-pytorch": (ema_pytorch, "ema.ema_model"),
     "AveragedModel": (averaged_model, "swa.module"),
     "EMAModel": (diffusers_ema, "ema.shadow_params"),
+    "Lightning": (lightning, "state_dict.net, Lightning's WeightAveraging"),
+    "callback": (callback, "callbacks.EMACallback.state.net"),
+    "NeMo": (nemo, "optimizer_states.0.ema"),
+    "after a config": (after_a_config, "ema.model"),
 }
 
 
@@ -155,10 +189,53 @@ def test_a_list_of_a_foreign_network_leaves_out_frozen_parameters_and_buffers(tm
 
 
 def test_a_list_of_another_network_is_refused_unless_the_raw_weights_are_asked_for(raw, averaged, tmp_path):
-    content = score_sde(raw, averaged)
-    content["ema"]["shadow_params"].pop()
+    score, optimizer = score_sde(raw, averaged), nemo(raw, averaged)
+    score["ema"]["shadow_params"].pop()
+    optimizer["optimizer_states"][0]["ema"] = (None, *optimizer["optimizer_states"][0]["ema"])
+    for content, where in ((score, r"ema\.shadow_params"), (optimizer, r"optimizer_states\.0\.ema")):
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(FileFormatError, match=rf"has EMA weights under {where}.*`weights` raw"):
+            load_base(tmp_path / "x.pt", CONFIG)
+        assert equal(load_base(tmp_path / "x.pt", CONFIG, weights="raw").model, raw)
+
+
+def test_lightnings_average_of_another_network_is_refused_unless_the_raw_weights_are_asked_for(raw, averaged, tmp_path):
+    content = lightning(raw, averaged)
+    content["state_dict"].popitem()
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(FileFormatError, match="has EMA weights under state_dict"):
+        load_base(tmp_path / "x.ckpt", CONFIG)
+    assert equal(load_base(tmp_path / "x.ckpt", CONFIG, weights="raw").model, raw)
+
+
+def test_weights_are_found_at_any_depth_of_dicts_and_lists(raw, tmp_path):
+    content = raw.state_dict()
+    for key in ("net", "model", "trainer"):
+        content = {"losses": [0.5] * 9, key: content, "others": [{"a": {}}]}
+    torch.save({"runs": [content, {"step": 3}]}, tmp_path / "x.pt")
+    assert equal(load_base(tmp_path / "x.pt", CONFIG).model, raw)
+
+
+def test_what_numpy_adds_to_a_checkpoint_is_passed_over(raw, tmp_path):
+    """Scalars, arrays and random generators are common in trainers' files; the program's own allowed names stay as they were."""
+    random = {"legacy": np.random.RandomState(0).get_state(), "generator": np.random.default_rng(0)}
+    best = {"loss": np.float64(0.5), "done": [np.bool_(True), np.bool_(True)], "none": np.zeros(0), "type": np.float32}
+    history = [np.arange(6.0).reshape(2, 3), np.array(["a", "bc"]), np.array([{"a": 1}, None])]
+    content = {"state_dict": raw.state_dict(), "random": random, "best": best, "history": history, "raw": b"abc"}
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(FileFormatError, match=r"has EMA weights under ema\.shadow_params.*`weights` raw"):
+    torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    allowed = [np.ndarray, (np.dtype, "numpy.dtype")]  # as accelerate does
+    with torch.serialization.safe_globals(allowed):
+        before = set(torch.serialization.get_safe_globals())
+        for name in ("x.pt", "old.pt"):
+            assert equal(load_base(tmp_path / name, CONFIG).model, raw)
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_an_average_of_numpy_arrays_is_not_passed_over(raw, averaged, tmp_path):
+    arrays = {key: value.numpy() for key, value in averaged.state_dict().items()}
+    torch.save({"model": raw.state_dict(), "ema": arrays}, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match="has EMA weights under ema, in an unknown layout"):
         load_base(tmp_path / "x.pt", CONFIG)
     assert equal(load_base(tmp_path / "x.pt", CONFIG, weights="raw").model, raw)
 

@@ -1,18 +1,22 @@
-"""Where checkpoints keep a network's tensors: under prefixes and in dicts of dicts, and moving averages in four more layouts.
+"""Where checkpoints keep a network's tensors: under prefixes and in dicts of dicts, and moving averages in more layouts.
 
 - by name under a key or a prefix that says so: ``ema``, ``model_ema`` (k-diffusion), ``ema_model.`` (ema-pytorch);
 - a list in the order of the network's parameters: ``shadow_params`` (score_sde, torch-ema, diffusers' ``EMAModel``);
 - by name without dots: ``model_ema.`` (``LitEma`` of latent diffusion);
-- torch's ``AveragedModel``, which says so by its ``n_averaged``.
+- torch's ``AveragedModel``, which says so by its ``n_averaged``, and Lightning's ``WeightAveraging``, which has the average in
+  ``state_dict`` and the raw weights in ``current_model_state``.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from prunekit.checkpoint.places import places
 
 __all__ = [
     "Candidate",
@@ -27,10 +31,12 @@ __all__ = [
     "says_raw",
 ]
 
-_EMA = re.compile(r"(^|[._-])(ema|averaged?)([._-]|$)")
-_RAW = re.compile(r"(?:^|(?<=[._-]))(?:non|no|not|without)[._-]?(?:ema|averaged?)(?=[._-]|$)")  # as in non_ema
-_MAX_DEPTH, _MAX_PARTS = 3, 64
+_EMA = re.compile(
+    r"(^|[._-])(?i:ema|averaged?)(?=[._-]|$)|(?<![A-Za-z])EMA(?=[A-Z][a-z])"
+)  # as in model_ema, EMACallback
+_RAW = re.compile(r"(?i)(?:^|(?<=[._-]))(?:non|no|not|without)[._-]?(?:ema|averaged?)(?=[._-]|$)")  # as in non_ema
 _SHADOW = "shadow_params"
+_LIGHTNING = ("averaging_state", "current_model_state")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -67,6 +73,19 @@ class Target:
         """Numbers in all tensors."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    @cached_property
+    def telling(self) -> str:
+        """The most telling name, one that no version of diffusers changed."""
+        stable = [name for name in self.shapes if ".to_" not in name]
+        return max(stable or self.shapes, key=len, default="")
+
+    @cached_property
+    def without_dots(self) -> dict[str, str]:
+        """The trained parameters by their names without dots, the most telling first; none where two are the same then."""
+        trained = sorted((name for name, trains in self.parameters.items() if trains), key=len, reverse=True)
+        names = {name.replace(".", ""): name for name in trained}
+        return names if len(names) == len(trained) else {}
+
     def named(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the network's names in place of those that its tensors had in earlier versions of diffusers."""
         found = dict(state)
@@ -76,11 +95,19 @@ class Target:
 
 
 class Part(NamedTuple):
-    """A dict of tensors in a checkpoint, or what is behind a prefix in it."""
+    """A dict of tensors in a checkpoint, or what is behind a prefix in it.
+
+    Args:
+        place: the keys that lead there.
+        prefix: of the names.
+        tensors: by their names with the prefix.
+        averaged: whether another part of the checkpoint says that these are a moving average.
+    """
 
     place: str
     prefix: str
     tensors: Mapping[str, Tensor]
+    averaged: bool = False
 
     @property
     def where(self) -> str:
@@ -90,8 +117,8 @@ class Part(NamedTuple):
     @property
     def ema(self) -> bool:
         """Whether the place says that this is a moving average."""
-        name = f"{self.place}.{self.prefix}".lower()
-        return (says_ema(name) or "n_averaged" in self.tensors) and "online_model" not in name
+        name = f"{self.place}.{self.prefix}"
+        return (self.averaged or says_ema(name) or "n_averaged" in self.tensors) and "online_model" not in name.lower()
 
     @property
     def inner(self) -> dict[str, Tensor]:
@@ -125,30 +152,31 @@ def says_ema(name: str) -> bool:
 
 def says_raw(name: str) -> bool:
     """Whether a name says that something is no moving average."""
-    return _RAW.search(name.lower()) is not None
+    return _RAW.search(name) is not None
 
 
 def _ema_in(name: str) -> re.Match[str] | None:
     """The word in a name that says so; ``non_ema`` says the opposite."""
-    return _EMA.search(_RAW.sub(lambda found: " " * len(found[0]), name.lower()))
+    return _EMA.search(_RAW.sub(lambda found: " " * len(found[0]), name))
 
 
 def parts(content: Mapping[object, object]) -> Iterator[Part]:
     """Every dict in a checkpoint that holds tensors itself, the outermost first."""
-    for place, mapping in _mappings(content):
-        tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
-        if tensors:
-            yield Part(place, "", tensors)
+    swapped = all(isinstance(content.get(key), Mapping) for key in _LIGHTNING)
+    for place in places(content):
+        if place.tensors and not place.listed:
+            yield Part(place.where, "", place.tensors, swapped and place.where.split(".")[0] == "state_dict")
 
 
 def lists(content: Mapping[Any, Any]) -> Iterator[tuple[str, Sequence[Tensor]]]:
     """Lists of tensors that hold a moving average, by their place."""
-    for place, mapping in _mappings(content):
-        for key, value in mapping.items():
-            where = f"{place}.{key}".lstrip(".")
-            several = isinstance(value, list | tuple) and bool(value) and all(isinstance(one, Tensor) for one in value)
-            if several and (key == _SHADOW or says_ema(where)):
-                yield where, value
+    for place in places(content):
+        if place.listed and place.whole and _lists_ema(place.where):
+            yield place.where, list(place.tensors.values())
+
+
+def _lists_ema(where: str) -> bool:
+    return where.split(".")[-1] == _SHADOW or says_ema(where)
 
 
 def candidates(content: Mapping[Any, Any], target: Target) -> Iterator[Candidate]:
@@ -167,15 +195,20 @@ def candidates(content: Mapping[Any, Any], target: Target) -> Iterator[Candidate
 
 def average_outside(content: Mapping[object, object], target: Target) -> str:
     """Where a checkpoint has a moving average as large as the network, in any layout; empty if it has none."""
-    found = {where: sum(tensor.numel() for tensor in tensors) for where, tensors in lists(content)}
-    for part in parts(content):
-        for key, tensor in part.tensors.items():
-            name = f"{part.place}.{key}".lstrip(".")
+    found: dict[str, int] = {}
+    for place in places(content):
+        if place.listed and _lists_ema(place.where):
+            found[place.where] = found.get(place.where, 0) + sum(place.sizes.values())
+        for key, size in place.sizes.items():
+            name = f"{place.where}.{key}".lstrip(".")
             match = _ema_in(name)
             if match is not None and "online_model" not in name:
-                end = name.find(".", match.end(2))
+                end = name.find(".", match.end())
                 where = name if end < 0 else name[:end]
-                found[where] = found.get(where, 0) + tensor.numel()
+                found[where] = found.get(where, 0) + size
+    for part in parts(content):
+        if part.averaged:
+            found[part.place] = sum(tensor.numel() for tensor in part.tensors.values())
     return next((where for where, size in found.items() if 2 * size >= target.elements), "")
 
 
@@ -189,25 +222,9 @@ def differences(state: Mapping[str, Tensor], shapes: Shapes) -> str:
     return "" if other is None else f"{other} has shape {tuple(state[other].shape)}, expected {shapes[other]}"
 
 
-def _mappings(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    level: list[tuple[str, Mapping[object, object]]] = [("", content)]
-    count = 0
-    for _ in range(_MAX_DEPTH):
-        inner = []
-        for place, mapping in level:
-            yield place, mapping
-            count += 1
-            if count > _MAX_PARTS:
-                return
-            dicts = ((key, value) for key, value in mapping.items() if isinstance(value, Mapping))
-            inner += [(f"{place}.{key}".lstrip("."), value) for key, value in dicts if isinstance(key, str)]
-        level = inner
-
-
 def _behind_prefixes(part: Part, target: Target) -> Iterator[Part]:
-    """The part behind every prefix that a network's most telling name has in it, a name that no version of diffusers changed."""
-    stable = [name for name in target.shapes if ".to_" not in name]
-    telling = max(stable or target.shapes, key=len, default="")
+    """The part behind every prefix that the network's most telling name has in it."""
+    telling = target.telling
     for key in part.tensors:
         if key == telling or key.endswith(f".{telling}"):
             yield part._replace(prefix=key.removesuffix(telling))
@@ -215,9 +232,9 @@ def _behind_prefixes(part: Part, target: Target) -> Iterator[Part]:
 
 def _without_dots(part: Part, target: Target) -> Iterator[Candidate]:
     """Parameters under names without their dots; none where two names are the same without them."""
-    names = {name.replace(".", ""): name for name, trained in target.parameters.items() if trained}
-    telling = max(names, key=len, default="")
-    if len(names) != sum(target.parameters.values()) or names.get(telling) == telling:
+    names = target.without_dots
+    telling = next(iter(names), "")
+    if names.get(telling, telling) == telling:
         return
     for key in part.tensors:
         if not key.endswith(telling):
@@ -229,4 +246,6 @@ def _without_dots(part: Part, target: Target) -> Iterator[Candidate]:
 
 
 def _layout(part: Part) -> str:
+    if part.averaged:
+        return "Lightning's WeightAveraging"
     return "torch's AveragedModel" if "n_averaged" in part.tensors else ""

@@ -19,8 +19,10 @@ from prunekit._containers import check_safetensors, open_archive
 from prunekit._json import JsonObject, parse_json
 from prunekit._messages import one_line
 from prunekit._missing import check_checkpoint
+from prunekit.checkpoint.numpy_objects import has_numpy_or_bytes, numpy_names, stand_ins
+from prunekit.checkpoint.places import places
 from prunekit.checkpoint.weights import preferred
-from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
+from prunekit.errors import FileFormatError, MissingFileError, PrunekitError, UnsafeFileError
 from prunekit.limits import check_limit, limit
 from prunekit.results.formats import BASE
 
@@ -42,7 +44,7 @@ _MAKING = (
     b"\x87",
     b"\x8f",
 )  # instructions that make a container or call
-_FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s|_codecs\s+encode\s")
+_FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s")
 
 
 def load_state(path: Path | str) -> tuple[dict[str, object], dict[str, Tensor]]:
@@ -70,6 +72,8 @@ def read_content(path: Path) -> tuple[JsonObject, Mapping[Any, Any]]:
         about = parse_json(metadata.get("prunekit", "{}").encode(), f"The metadata of {path}")
     else:
         content = _read_torch(path)
+        for _ in places(content, path):  # refuses what would take too long in every later walk
+            pass
         about = {key: value for key, value in content.items() if not isinstance(value, Tensor) and key != "state_dict"}
     if not isinstance(about, dict) or about.get("format") != BASE:
         return {}, content
@@ -136,9 +140,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _read_torch(path: Path) -> Mapping[object, object]:
     """What ``torch.load(weights_only=True)`` reads, from a file whose checksums hold and that makes nothing but tensors."""
     _check_torch_is_safe()
-    instructions = _checked_instructions(path)
+    instructions, archived = _checked_instructions(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with stand_ins(_numpy_names(path, instructions, 1 if archived else _OLD_PARTS)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except PrunekitError:
+        raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named is None and not _calls(instructions):
@@ -151,6 +158,19 @@ def _read_torch(path: Path) -> Mapping[object, object]:
     if not isinstance(content, Mapping):
         raise FileFormatError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
     return content
+
+
+def _numpy_names(path: Path, instructions: bytes, pickles: int) -> set[str]:
+    """What a file asks of NumPy, which is replaced, after all bytes that it makes were found to be no more than it stores."""
+    if not has_numpy_or_bytes(instructions):
+        return set()
+    try:
+        names = numpy_names(io.BytesIO(instructions), pickles)
+    except (ValueError, LookupError, struct.error) as error:
+        raise FileFormatError(f"{path} is no readable checkpoint ({one_line(error)}).") from error
+    if names is None:
+        raise _filling(path)
+    return names
 
 
 def _check_no_edm(path: Path, instructions: bytes) -> None:
@@ -174,6 +194,13 @@ def _unsafe(path: Path, what: str) -> UnsafeFileError:
     )
 
 
+def _filling(path: Path) -> UnsafeFileError:
+    return UnsafeFileError(
+        f"{path} makes a bytearray, or bytes in a way that can fill the memory, and is refused; expected tensors, numbers, text "
+        "and NumPy arrays. Where you trust it, load it yourself once and save model.state_dict() with safetensors."
+    )
+
+
 def _check_torch_is_safe() -> None:
     """Refuse to read a pickle with a torch whose ``weights_only`` has known holes (CVE-2025-32434, CVE-2026-24747)."""
     version = re.match(r"(\d+)\.(\d+)", torch.__version__)
@@ -184,8 +211,8 @@ def _check_torch_is_safe() -> None:
         )
 
 
-def _checked_instructions(path: Path) -> bytes:
-    """The pickle of a torch file that torch itself will read, after the archive's checksums and sizes were found right.
+def _checked_instructions(path: Path) -> tuple[bytes, bool]:
+    """The pickle of a torch file that torch itself will read, and whether it is in an archive, with the right checksums and sizes.
 
     Raises:
         FileFormatError: a checksum differs, an entry is compressed or overlaps another, or there is a second pickle.
@@ -205,8 +232,8 @@ def _checked_instructions(path: Path) -> bytes:
             raise _unsafe(path, "a pickle that calls functions")
         raise FileFormatError(f"{path} is no readable checkpoint; expected one of torch.save or safetensors.")
     if _FILLING.search(instructions):
-        raise _unsafe(path, "builtins that fill memory")
-    return instructions
+        raise _filling(path)
+    return instructions, archived
 
 
 def _archived_instructions(path: Path) -> bytes:

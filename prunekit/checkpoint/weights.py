@@ -172,9 +172,13 @@ def _likeliest(content: Mapping[object, object]) -> list[Part]:
     return sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
 
 
-def _rank(where: str, ema: bool) -> tuple[bool, int]:
+def _rank(where: str, ema: bool) -> tuple[bool, int, bool]:
     known = where.split(".")[0]
-    return not ema, _ORDER.index(known) if known in _ORDER else len(_ORDER)
+    return (
+        not ema,
+        _ORDER.index(known) if known in _ORDER else len(_ORDER),
+        any(key.startswith("opt") for key in where.split(".")),
+    )
 
 
 def _unwrapped(part: Part) -> Part:

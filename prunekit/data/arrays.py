@@ -15,7 +15,7 @@ from torch import Tensor
 from prunekit._containers import check_npy_header, check_safetensors, read_npz
 from prunekit._messages import one_line
 from prunekit.data.array_forms import channels_first
-from prunekit.data.keys import Chosen, choose, several_arrays
+from prunekit.data.keys import Chosen, choose, key_of_classes, several_arrays
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 
 __all__ = ["SUFFIXES", "ArrayImages", "find_array", "mapped", "read_array"]
@@ -79,13 +79,13 @@ def read_array(path: Path, labels: bool = False, key: str | None = None) -> Arra
         form.latent and suffix != ".npy"
     ):  # a mapped file may be larger than memory: its rows are checked where they are used
         _check_finite(images, path)
-    own = _labels_for(arrays, chosen.labels, len(images), path) if labels else None
+    own = _labels_for(arrays, chosen.images, chosen.labels, len(images), path) if labels else None
     notes = [*form.notes] if not (note := chosen.note()) else [f"in {path}, {note}", *form.notes]
     if chosen.held_out is None:
         return ArrayImages(images, own, notes=tuple(notes))
     other = channels_first(arrays[chosen.held_out[0]], path, chosen.held_out[0])
     held_out = mapped(other.images)
-    other_labels = _labels_for(arrays, chosen.held_out[1], len(held_out), path) if labels else None
+    other_labels = _labels_for(arrays, *chosen.held_out, len(held_out), path) if labels else None
     return ArrayImages(images, own, (held_out, other_labels), (*notes, *other.notes))
 
 
@@ -109,10 +109,12 @@ def mapped(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _labels_for(arrays: Mapping[str, NDArray[Any]], key: str | None, count: int, path: Path) -> Tensor:
+def _labels_for(arrays: Mapping[str, NDArray[Any]], images: str, key: str | None, count: int, path: Path) -> Tensor:
     if key is None or key not in arrays:
-        where = f"{path.stem}-labels.npy beside it" if path.suffix.lower() == ".npy" else "the key labels"
-        raise MissingFileError(f"{path} has no classes; expected them in {where}, or a model without classes.")
+        expected = key_of_classes(images)
+        where = f"{path.stem}-labels.npy beside it" if path.suffix.lower() == ".npy" else f"the key {expected}"
+        of = "" if expected == "labels" else f" of {images}"
+        raise MissingFileError(f"{path} has no classes{of}; expected them in {where}, or a model without classes.")
     return _checked(arrays[key], count, path)
 
 

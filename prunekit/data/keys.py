@@ -7,7 +7,7 @@ from pathlib import Path
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 
-__all__ = ["Chosen", "choose", "several_arrays"]
+__all__ = ["Chosen", "choose", "key_of_classes", "several_arrays"]
 
 _ADM = {
     "arr_0",
@@ -73,7 +73,7 @@ def choose(names: Sequence[str], path: Path, key: str | None = None) -> Chosen:
                 raise InputError(
                     f"{path} has no array {name!r}{did_you_mean(name, names)}; expected one of {_listed(names)}."
                 )
-        own = labels or next((name for name in (_CLASSES_OF.get(images), "labels") if name in there), None)
+        own = labels or next((name for name in (key_of_classes(images), "labels") if name in there), None)
         return Chosen(images, own)
     for (images, labels, other, other_labels), more in _TESTED:
         if images in there and there <= {images, labels, other, other_labels, *more}:
@@ -85,6 +85,11 @@ def choose(names: Sequence[str], path: Path, key: str | None = None) -> Chosen:
     if len(others) == 1:
         return Chosen(others[0], _if("labels", there))
     raise several_arrays(path, names)
+
+
+def key_of_classes(images: str) -> str:
+    """The key where the classes of images under this key are expected."""
+    return _CLASSES_OF.get(images, "labels")
 
 
 def several_arrays(path: Path, names: Sequence[str]) -> InputError:

@@ -5,9 +5,10 @@ jpeg, webp, bmp, tif, tiff, ppm, pgm. As in Hugging Face's ``imagefolder``, name
 folders called ``train``, ``validation`` and ``test`` (and their usual other names) are splits.
 """
 
+import errno
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def find_pictures(folder: Path) -> PictureFolder:
 
     Raises:
         MissingFileError: there is none.
-        FileFormatError: a picture is a link to nothing, or links go round in a circle.
+        FileFormatError: a picture is a link to nothing or to itself, or links go round in a circle.
     """
     found = PictureFolder(folder)
     _walk(folder, found, ())
@@ -127,10 +128,20 @@ def _walk(folder: Path, found: PictureFolder, above: tuple[tuple[int, int], ...]
         file = folder / entry.name
         if is_hidden(entry.name):
             found.hidden += _hidden_pictures(file)
-        elif entry.is_dir():
+        elif _holds(entry.is_dir):
             _walk(file, found, (*above, own))
         else:
-            _note(file, entry.is_file(), found)
+            _note(file, _holds(entry.is_file), found)
+
+
+def _holds(is_kind: Callable[[], bool]) -> bool:
+    """Whether a folder's entry is of a kind, itself or as a link; a link round in a circle is of none, as one to nothing."""
+    try:
+        return is_kind()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _hidden_pictures(path: Path) -> int:
@@ -146,7 +157,7 @@ def _note(file: Path, is_file: bool, found: PictureFolder) -> None:
     elif suffix in PICTURES and is_file:
         found.files.append(file)
     elif suffix in PICTURES and file.is_symlink():
-        raise FileFormatError(f"{file} is a link to nothing; mend or remove it.")
+        raise FileFormatError(f"{file} is a link to nothing or to itself; mend or remove it.")
 
 
 def several(files: Iterable[object], most: int = 3) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prunekit.data import load_images
-from prunekit.errors import FileFormatError, InputError
+from prunekit.errors import FileFormatError, InputError, MissingFileError
 
 
 def pictures(count, *shape, seed=0):
@@ -26,6 +26,20 @@ def test_kerass_test_part_is_held_out(tmp_path):
     assert split.train.labels.tolist() == [*range(6)]
     assert split.held_out.labels.tolist() == [*range(3)]
     assert "x_train is trained on and x_test is held out" in split.report
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_classes_that_kerass_layout_lacks_are_named(tmp_path, part):
+    arrays = {
+        "x_train": pictures(6, 8, 8),
+        "x_test": pictures(3, 8, 8),
+        "y_train": np.arange(6),
+        "y_test": np.arange(3),
+    }
+    del arrays[f"y_{part}"]
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(MissingFileError, match=rf"has no classes of x_{part}; expected them in the key y_{part}, or a"):
+        load_images(tmp_path / "x.npz", labels=True)
 
 
 def test_samples_of_guided_diffusion_have_their_classes(tmp_path):

@@ -48,6 +48,16 @@ def test_links_in_a_circle_and_to_nothing_are_refused_by_name(tmp_path):
         load_images(tmp_path / "p")
 
 
+def test_a_picture_that_is_a_link_to_itself_is_refused_by_name_and_another_file_passed_over(tmp_path):
+    put(tmp_path / "p" / "x.png", 10)
+    put(tmp_path / "p" / "y.png", 20)
+    (tmp_path / "p" / "notes").symlink_to(tmp_path / "p" / "notes")
+    assert everything(load_images(tmp_path / "p")) == {10: None, 20: None}
+    (tmp_path / "p" / "self.png").symlink_to(tmp_path / "p" / "self.png")
+    with pytest.raises(FileFormatError, match=r"self\.png is a link to nothing or to itself; mend or remove it"):
+        load_images(tmp_path / "p")
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "ppm", "PNG", "WebP", "TIF"])
 def test_every_suffix_is_read_together_with_the_others(tmp_path, suffix):
     put(tmp_path / "p" / "a.png", 100)

@@ -183,6 +183,29 @@ def test_a_pickle_of_a_million_nested_tuples_is_refused_by_the_limits_name(tmp_p
     refused(lambda: load_state(tmp_path / "x.pt"), LimitError, "pickle-containers")
 
 
+def test_dicts_that_are_in_more_places_than_can_be_visited_are_refused(tmp_path):
+    aliased = {"t": torch.zeros(1)}
+    for _ in range(30):
+        aliased = {"a": aliased, "b": [aliased, aliased]}
+    deep = {"t": torch.zeros(1)}
+    for _ in range(200):
+        deep = {"k" * 1000: deep}
+    wide = {"l": [[{"t": torch.zeros(1)}] * 20_000] * 20_000}
+    for content in (aliased, deep, wide):
+        torch.save(content, tmp_path / "x.pt")
+        refused(lambda: load_state(tmp_path / "x.pt"), FileFormatError, "save the network's state dict by itself")
+
+
+def test_a_dict_that_holds_itself_is_entered_once(tmp_path):
+    circle = {"w": torch.zeros(1), "ema": [torch.ones(1)]}
+    circle["self"] = [circle, {"again": circle}]
+    torch.save({"model": circle}, tmp_path / "x.pt")
+    refused(lambda: load_state(tmp_path / "x.pt"), FileFormatError, "a list without names")
+    del circle["ema"]
+    torch.save({"model": circle}, tmp_path / "x.pt")
+    assert set(load_state(tmp_path / "x.pt")[1]) == {"w"}
+
+
 def test_names_in_a_file_break_no_message(tmp_path):
     """A second line could be taken for prunekit's own word."""
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_STORED) as archive:
