@@ -387,7 +387,7 @@ def test_what_cannot_be_copied_is_named(make, named):
 def test_channels_that_are_last_in_memory_stay_last():
     model = Holding(None).to(memory_format=torch.channels_last)
     graph = trace(model, (torch.randn(1, 3, 8, 8),))
-    pruned = apply(model, graph, PruningPlan({"0": np.arange(0, 16, 2)}, graph.fingerprint))
+    pruned = apply(model, graph, PruningPlan({"0": tuple(range(0, 16, 2))}, graph.fingerprint))
     for layer in (pruned[0], pruned[2]):
         assert layer.weight.is_contiguous(memory_format=torch.channels_last)
         assert not layer.weight.is_contiguous()
