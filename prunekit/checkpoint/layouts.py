@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from prunekit.checkpoint.places import places
+from prunekit.checkpoint.nested_places import places
 
 __all__ = [
     "Candidate",

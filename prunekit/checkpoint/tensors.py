@@ -19,8 +19,8 @@ from prunekit._containers import check_safetensors, open_archive
 from prunekit._json import JsonObject, parse_json
 from prunekit._messages import one_line
 from prunekit._missing import check_checkpoint
+from prunekit.checkpoint.nested_places import places
 from prunekit.checkpoint.numpy_objects import has_numpy_or_bytes, numpy_names, stand_ins
-from prunekit.checkpoint.places import places
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, PrunekitError, UnsafeFileError
 from prunekit.limits import check_limit, limit
