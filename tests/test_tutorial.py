@@ -343,6 +343,31 @@ def length_rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_figures_on_a_specialist_are_those_of_the_manifests() -> None:
+    section = (DOCS / "experts.md").read_text(encoding="utf-8").partition("## The base and one specialist")[2]
+    rows = re.findall(
+        r"^\| ([^|]+) \| [\d.]+ \| (\S+) \| (\S+) \| (\S+) \|$", section.partition("\n## ")[0], flags=re.MULTILINE
+    )
+    assert [name for name, *_ in rows] == list(SPECIALISTS)
+    fids = bases_figures()["designs"][0]["fids"]
+    for name, *values in rows:
+        assert values == [f"{fids[f'base-{i}'][SPECIALISTS[name]]:.3f}" for i in range(3)]
+
+
+SPECIALISTS = {
+    "base alone": "base",
+    "with a specialist of the base's size": "specialist, whole",
+    "of half its size": "specialist, 0.5",
+    "of 0.3": "specialist, 0.3",
+    "of 0.15": "specialist, 0.15",
+    "no specialist, the base trained for as long, rate 1e-4": "base trained on for 0.02",
+    "the same at rate 1e-3": "base trained on for 0.02, rate 0.001",
+    "the same at rate 1e-4, each loss divided by its size": "base trained on for 0.02, weight inverse loss",
+    "the same, divided by the root of its size": "base trained on for 0.02, weight inverse root loss",
+}
+"""Rows of that table, and their entries."""
+
+
 @pytest.mark.parametrize("page", ["choosing", "results", "experts", "allocation"])
 def test_pages_tell_what_was_measured_on_several_bases(page: str) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
