@@ -154,6 +154,8 @@ def _network(folder: Path, weights: str | None) -> _Place:
             f"{folder} holds one slim model for each timestep group; put them together with `prunekit assemble {folder}`, or give "
             f"one of them, such as {slims[0]}."
         )
+    if any(folder.glob("search-*.jsonl")):
+        raise MissingFileError(f"{folder} holds searches and no slim model yet; `prunekit prune` goes on with them.")
     there = [path.name for path in sorted(folder.iterdir()) if _may_be_read(path)][:4]
     instead = f"; it holds {', '.join(there)}: give one of them" if there else "; expected a diffusers folder"
     raise MissingFileError(f"{folder} has no config.json or model_index.json{instead}.")

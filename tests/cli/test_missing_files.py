@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 
 from prunekit._missing import check_slim
-from prunekit.checkpoint import load_state
+from prunekit.checkpoint import load_base, load_state
 from prunekit.cli.shared_options import Exists, checked
 from prunekit.errors import MissingFileError
 
@@ -78,3 +78,9 @@ def test_a_missing_file_is_one_sentence_at_once(command: str, said: list[str]) -
 
 def test_what_prunes_and_scores_needs_no_numpy_to_miss_a_file(said: list[str]) -> None:
     assert {"prune nope.pt 2 []", "importance nope.pt 2 []"} <= set(said)
+
+
+def test_a_folder_of_searches_that_have_not_ended_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "search-4.jsonl").write_text('{"key": "k"}\n')
+    with pytest.raises(MissingFileError, match=r"holds searches and no slim model yet; `prunekit prune` goes on"):
+        load_base(tmp_path)
