@@ -19,7 +19,7 @@ from prunekit.graph.forward_pass import Inputs, check_has_values, check_one_samp
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance.channel_sums import parts_of
 from prunekit.importance.contents import Contents
-from prunekit.importance.criteria import criterion
+from prunekit.importance.criteria import WITHOUT_LOSS, criterion
 from prunekit.importance.loss_checks import check_repeats
 from prunekit.importance.probe import DrawnLoss, Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
@@ -282,7 +282,7 @@ def importance(
     else:
         scored = list(groups)
     asked = loss or no_loss
-    if scored and loss is not None and not isinstance(cast(object, loss), DrawnLoss):
+    if scored and loss is not None and by not in WITHOUT_LOSS and not isinstance(cast(object, loss), DrawnLoss):
         check_repeats(Probe(loss, scored[0], samples, batch_size, seed, chunk, distributed), model)
     scores = [
         rule(model, graph, Probe(asked, one, samples, batch_size, seed, chunk, distributed))

@@ -166,7 +166,7 @@ class Disturbed(nn.Module):
         self._generator = Generator().manual_seed(noise.seed + _NOISE_SEED)
         self._form = _form_of(network)
         self.rows: Counter[int] = Counter()
-        self.squares = 0.0
+        self._squares: list[float] = []  # a list, since modules in eval mode get their attributes back
 
     def __getattr__(self, name: str) -> Any:
         """What the denoiser has."""
@@ -179,7 +179,7 @@ class Disturbed(nn.Module):
     def error(self) -> float:
         """Mean square of the noise that one prediction has had, per element; 0 if none had any."""
         rows = 0 if self._noise.group is None else self.rows[self._noise.group]
-        return self.squares / rows if rows else 0.0
+        return sum(self._squares) / rows if rows else 0.0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the denoiser returns, with noise in the prediction of samples whose timestep is in the group.
@@ -214,7 +214,7 @@ class Disturbed(nn.Module):
         scale = self._noise.size * mean.flatten(1).square().mean(1).sqrt() * chosen.to(mean.device)
         part = _mean_of(added, sample)  # a view
         part.copy_(_mean_of(noise, sample) * scale.reshape(-1, *[1] * (part.ndim - 1)))
-        self.squares += float(part.double().flatten(1).square().mean(1).sum())
+        self._squares.append(float(part.double().flatten(1).square().mean(1).sum()))
         return added.to(prediction.dtype)
 
 

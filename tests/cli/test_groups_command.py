@@ -34,11 +34,6 @@ def test_similarity_writes_groups_that_allocate_takes_and_a_picture():
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape[1] > 1500
     assert pixels.std() > 20
-    done("prunekit groups --cuts 250,600")
-    assert sorted(listing(Path())) == ["groups.json"]  # the picture was that of the groups before
-    Path("groups.png").write_bytes(b"mine")
-    done("prunekit groups --cuts 250,600")
-    assert Path("groups.png").read_bytes() == b"mine"
     allocated = done("prunekit allocate --budget 0.8 --json").json
     assert [group["start"] for group in allocated["groups"]] == [0, *grouping.groups.cuts]
 
@@ -132,3 +127,12 @@ def test_evidence_that_was_tampered_with_is_refused_by_allocate():
     result = typed("prunekit allocate --budget 0.8")
     assert result.code == 2
     assert "evidence" in result.sentence
+
+
+def test_other_groups_take_the_picture_of_those_before_away_and_no_other() -> None:
+    done(f"prunekit groups --method similarity --data digits --num-groups 3 {QUICK}")
+    done("prunekit groups --cuts 250,600")
+    assert sorted(listing(Path())) == ["groups.json"]
+    Path("groups.png").write_bytes(b"mine")
+    done("prunekit groups --cuts 250,600")
+    assert Path("groups.png").read_bytes() == b"mine"

@@ -275,6 +275,7 @@ def test_diff_pruning_stops_where_the_loss_is_a_fraction_of_the_largest(threshol
         return falling(model, timesteps, generator)
 
     found = score(model, DiffPruning(threshold), spy)
+    _, _, *seen = seen  # whether the loss repeats is seen first
     assert seen == list(range(min(last + 2, 100)))  # the one that falls below is evaluated and left out
     loss = model(torch.ones(1, 6), None).square().mean() * sum(1 / (1 + t) for t in range(last + 1))
     model.zero_grad()
@@ -304,6 +305,8 @@ def test_diff_pruning_has_the_same_draws_at_every_timestep_and_as_many_steps_as_
         return (model(x, timesteps) - x).square().mean()
 
     score(made(Denoiser), DiffPruning(0.0, steps=5), spy)
+    _, _, *seen = seen  # whether the loss repeats is seen first
+    draws = {draw for draw in draws if len(draw) == 8 * 6}
     assert [timesteps[0] for timesteps in seen] == [0, 25, 50, 74, 99]
     assert all(len(timesteps) == 8 and len(set(timesteps)) == 1 for timesteps in seen)
     assert len(draws) == 1
