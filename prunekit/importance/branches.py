@@ -84,7 +84,7 @@ def branch_weights(power: int) -> Criterion:
 
         def norm(switch: ChannelGroup) -> float:
             parts = [part for part in parts_of(model, switch, parameters) if part.parameter.ndim > 1]
-            total = sum(float(part.parameter.detach().double().abs().pow(power).sum()) for part in parts)
+            total = sum(float(part.parameter.detach().abs().double().pow(power).sum()) for part in parts)
             return float(total ** (1 / power))
 
         return _relative(graph, {switch.name: norm(switch) for switch in graph.switches})

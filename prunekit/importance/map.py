@@ -282,8 +282,9 @@ def importance(
     else:
         scored = list(groups)
     asked = loss or no_loss
-    if scored and loss is not None and by not in WITHOUT_LOSS and not isinstance(cast(object, loss), DrawnLoss):
-        check_repeats(Probe(loss, scored[0], samples, batch_size, seed, chunk, distributed), model)
+    unasked = loss is None or (isinstance(by, str) and by in WITHOUT_LOSS)
+    if scored and not unasked and not isinstance(cast(object, loss), DrawnLoss):
+        check_repeats(Probe(asked, scored[0], samples, batch_size, seed, chunk, distributed), model)
     scores = [
         rule(model, graph, Probe(asked, one, samples, batch_size, seed, chunk, distributed))
         for one in told("importance of timestep groups", scored)

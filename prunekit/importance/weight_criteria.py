@@ -31,7 +31,7 @@ def group_magnitude(model: nn.Module, group: ChannelGroup, power: int) -> FloatA
     """Mean over a channel group's layers of the channels' norms, each layer scaled to mean 1; shape (size,)."""
     norms = []
     for part in weights_of(model, group, dict(model.named_parameters())):
-        powers = part.parameter.detach().double().abs().pow(power)
+        powers = part.parameter.detach().abs().double().pow(power)
         norms.append(per_root(powers, part.dim, part.member, group.size) ** (1 / power))
     return mean_of_layers(norms, group.size)
 

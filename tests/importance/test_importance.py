@@ -245,3 +245,13 @@ def test_the_whole_models_timesteps_are_the_partitions(model):
 def test_nothing_is_scored_for_no_group(model):
     for by in CRITERIA:
         assert score(model, by, groups=[]).records() == []
+
+
+def test_a_criterion_of_ones_own_needs_no_hash(model):
+    class Mine:
+        __hash__ = None
+
+        def __call__(self, network, graph, probe):
+            return {group.name: np.arange(group.size, dtype=float) for group in graph}
+
+    assert list(score(model, Mine()).of(0)["first"]) == list(range(8))
