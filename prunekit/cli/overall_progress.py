@@ -37,8 +37,8 @@ class _InWords(ABC):
 
     def said(self) -> str:
         """Share and time left of the whole run in words; empty before anything is measured."""
-        left = self.time_left
-        return f"run: {100 * self.share:.0f} %, {left}{'' if self.is_late else ' left'}" if left else ""
+        left, share = self.time_left, min(self.share, _MOST) if self.is_late else self.share
+        return f"run: {100 * share:.0f} %, {left}{'' if self.is_late else ' left'}" if left else ""
 
 
 class Overall(_InWords):
