@@ -66,7 +66,8 @@ def make_experts(
         rule: how the budget is divided among the groups, see :func:`prunekit.allocate`.
         pruning: how to score, search and repair: options, or a mapping with the keys of a recipe's ``prune`` section.
         finetuning: how to fine-tune, likewise with the keys of ``finetune``; the default is short.
-        noise_schedule: replaces the pipeline's. A model alone has none; the default is then linear over 1,000 timesteps.
+        noise_schedule: replaces the pipeline's. A model alone has none; the default is then the usual one of the prediction type
+            over 1,000 timesteps, linear for ``epsilon``.
         prediction_type: replaces the pipeline's; the default for a model alone is ``epsilon``.
         progress: called with one line about each step.
 

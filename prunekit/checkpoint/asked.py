@@ -73,17 +73,16 @@ class Asked:
         Raises:
             InputError: the noise schedule that was asked for is unknown.
         """
-        schedule = self._schedule(found)
         prediction = self.prediction_type or found.prediction_type or "epsilon"
+        schedule = self._schedule(found, prediction)
         notes = (*found.notes, *self._notes(found, schedule, source))
         if "prediction_type" in schedule.scheduler:
             schedule = replace(schedule, scheduler={**schedule.scheduler, "prediction_type": prediction})
         return Parameterization(schedule, prediction), notes
 
-    def _schedule(self, found: Task) -> NoiseSchedule:
+    def _schedule(self, found: Task, prediction: str) -> NoiseSchedule:
         if self.noise_schedule is None:
-            predicted = self.prediction_type or found.prediction_type or "epsilon"
-            return found.schedule or Parameterization.usual_schedule(predicted, _UNSAID)
+            return found.schedule or Parameterization.usual_schedule(prediction, _UNSAID)
         if isinstance(self.noise_schedule, NoiseSchedule):
             asked = self.noise_schedule
         else:

@@ -1,7 +1,7 @@
 """NumPy's objects in torch's files, such as the state of a random generator, without a call of NumPy.
 
-Trainers save scalars, arrays and generators beside their tensors. Whatever such a pickle takes from NumPy is replaced by a class
-that only keeps what it is given.
+Trainers save scalars, arrays and generators beside their tensors. Everything that such a pickle takes from NumPy is replaced by a
+class that only keeps what it is given.
 """
 
 import math
@@ -27,7 +27,7 @@ _LOCK = threading.Lock()
 
 
 class NumpyObject:
-    """Stands for anything of NumPy's in a pickle, and for empty bytes; it does nothing with what it is given."""
+    """Stands for a NumPy object in a pickle, or for empty bytes; it does nothing with what it is given."""
 
     state: object = None
 

@@ -241,16 +241,15 @@ def _from_file(path: Path, source: _Source, count: int) -> tuple[NoiseSchedule, 
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:
     """Write the groups and their picture, and print the groups."""
     data = {**made.to_json(), "noise_schedule": schedule.to_config()}
-    written = str(output)
+    written, picture = str(output), output.with_suffix(".png")
     with writing(output):
         write_json(output, data)
         if made.evidence.matrix is not None:
             from prunekit.report import grouping_png
 
-            picture = output.with_suffix(".png")
             grouping_png(made, picture)
             written += f", {picture}"
-        elif (picture := output.with_suffix(".png")).is_file() and PICTURE.recognises(picture):
+        elif picture.is_file() and PICTURE.recognises(picture):
             picture.unlink()  # of the groups that these have replaced
     if json:
         emit(True, data)

@@ -190,7 +190,7 @@ class _Holdings:
                 each.copy_(value)
 
     def _has_its_parts(self) -> bool:
-        """Whether its parameters and submodules are those that it had: they stay what they are, and attributes go with them."""
+        """Whether it still has the same parameters and submodules; if not, its attributes belong to the new ones."""
         own = vars(self._module)
         parts = (*own["_parameters"].values(), *own["_modules"].values())
         return len(parts) == len(self._parts) and all(map(is_, parts, self._parts))

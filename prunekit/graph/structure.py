@@ -165,9 +165,9 @@ class ChannelGraph:
     branches: tuple[Branch, ...] = ()
 
     def __repr__(self) -> str:
-        channels = sum(group.size for group in self.groups if group.branch is None)
+        sizes = [group.size for group in self.groups if group.branch is None]
         return (
-            f"<ChannelGraph: channel groups {sum(group.branch is None for group in self.groups)}, channels {channels}, "
+            f"<ChannelGraph: channel groups {len(sizes)}, channels {sum(sizes)}, "
             f"residual branches {len(self.branches)}, layers left whole {len(self.left_whole)}>"
         )
 
