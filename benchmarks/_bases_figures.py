@@ -17,6 +17,8 @@ Fids = Mapping[str, Mapping[str, Mapping[int | None, float]]]
 
 SEEDS_APART = 10
 """Seeds N, N + 10, N + 20, … belong to base N, so that no two bases have the same one."""
+CHOSEN_ON = "base-0"
+"""The base on which all learning rates were chosen, which may favour it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Difference:
         high: its upper end.
         relative: mean of the difference as a part of the other's FID on the same base.
         better: on how many bases the entry's FID is lower.
+        rest: mean, lower and upper end without :data:`CHOSEN_ON`; None if fewer than two bases remain.
     """
 
     entry: str
@@ -88,6 +91,7 @@ class Difference:
     high: float | None
     relative: float
     better: int
+    rest: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -117,17 +121,24 @@ def difference(fids: Fids, entry: str, other: str) -> Difference | None:
         entry: the entry.
         other: what it is compared with.
     """
-    shared = [_shared(own.get(entry, {}), own.get(other, {})) for own in fids.values()]
-    pairs = [np.mean(found, axis=0) for found in shared if found]
+    shared = {base: _shared(own.get(entry, {}), own.get(other, {})) for base, own in fids.items()}
+    pairs = {base: np.mean(found, axis=0) for base, found in shared.items() if found}
     if not pairs:
         return None
-    mine, others = np.array(pairs).T
-    gaps, count = mine - others, len(pairs)
-    half = None if count < 2 else float(student.ppf(0.975, count - 1) * gaps.std(ddof=1) / np.sqrt(count))
-    mean = float(gaps.mean())
-    ends = (None, None) if half is None else (mean - half, mean + half)
+    mine, others = np.array([*pairs.values()]).T
+    gaps = mine - others
     better, relative = int((gaps < 0).sum()), float((gaps / others).mean())
-    return Difference(entry, other, count, sum(map(len, shared)), mean, *ends, relative, better)
+    rest = _interval(gaps[[base != CHOSEN_ON for base in pairs]])
+    ends = _interval(gaps) or (float(gaps.mean()), None, None)
+    return Difference(entry, other, len(pairs), sum(map(len, shared.values())), *ends, relative, better, rest)
+
+
+def _interval(gaps: FloatArray) -> tuple[float, float, float] | None:
+    """Mean and Student's 95 % interval of the mean; None for fewer than two values."""
+    if len(gaps) < 2:
+        return None
+    mean, half = gaps.mean(), student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    return float(mean), float(mean - half), float(mean + half)
 
 
 def _shared(mine: Mapping[int | None, float], others: Mapping[int | None, float]) -> list[tuple[float, float]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from _bases_figures import SEEDS_APART, Design, Difference, Following, Rows, Spread
+from _bases_figures import CHOSEN_ON, SEEDS_APART, Design, Difference, Following, Rows, Spread
 from _manifest import markdown_table
 
 _SAID = (
@@ -11,15 +11,17 @@ _SAID = (
     "FID on 10,000 samples of Fashion-MNIST at 16×16 from the same noise, on bases that differ only in the seed of their "
     "training. The entries of a study spend the same training MACs, scoring, searches, recoveries and the sensitivity included; "
     "the recipe of the study says what they are. Made by `python benchmarks/bases.py`; the manifest of each study on each base is "
-    "in the folders beside this page. Less is better.\n\n"
+    "in the folders beside this page, named by the base's seed (`seeds.base` in it is another number). Lower is better. MACs and "
+    "parameters are those of the last base.\n\n"
 )
 _OWN = (
     "## Fine-tuning seeds of its own for each base\n\n"
-    f"Base N has the seeds N and N + {SEEDS_APART}, as far as they have been run, so no two bases share one; the first table has "
-    "the mean over them. Both entries of a pair start from the same base, are fine-tuned with the same seed and sample from the "
-    "same noise, and the mean of a base's pairs counts once. The interval is Student's for the mean over bases, 95 %. It contains "
-    "what another base and other seeds of the fine-tuning would change. The noise of the images is the same on all bases; what "
-    "other images would change is in the last but one table.\n\n"
+    f"Base N has the seed N, or as many of N, N + {SEEDS_APART}, … as the second table counts, so no two bases share one. Both "
+    "entries of a pair start from the same base, are fine-tuned with the same seed and sample from the same noise, and the mean of "
+    "a base's pairs counts once. The interval is Student's for the mean over bases, 95 %, for one comparison; among many, one may "
+    "exclude zero by chance. It covers chance in the training of the base and in the fine-tuning, but not in the images, whose "
+    "noise is the same on all bases. All learning rates were chosen on "
+    f"{CHOSEN_ON.replace('-', ' ')}, so the last column leaves it out.\n\n"
 )
 _ZERO = (
     "## Fine-tuning seed 0 on every base\n\n"
@@ -27,9 +29,10 @@ _ZERO = (
     "which an interval over bases cannot show, so these intervals may be too narrow.\n\n"
 )
 _CAUSES = (
-    "\n## What the figures vary by\n\n"
+    "\n## Standard deviations by cause\n\n"
     "Standard deviations of an entry's FID: over bases, each with the first of its own fine-tuning seeds; over fine-tuning seeds "
-    "on one base; over images of one network (bootstrap), and the same of its difference from the base.\n\n"
+    "on one base, which are rough, as few bases have two; over images of one network (bootstrap), and the same of its difference "
+    "from the base.\n\n"
 )
 
 
@@ -48,7 +51,7 @@ def _design(design: Design, rows: Rows) -> str:
     said = _OWN if design.own else _ZERO
     names = [name.replace("-", " ") for name in design.fids]
     levels = markdown_table(["entry", *names, "mean", "MACs", "parameters"], _levels(design, rows))
-    header = ["pair", "bases", "seeds in all", "difference", "95 %", "relative", "better"]
+    header = ["pair", "bases", "seeds in all", "difference", "95 %", "relative", "better", "without base 0"]
     return said + levels + "\n" + markdown_table(header, [_pair(pair) for pair in design.differences])
 
 
@@ -77,6 +80,7 @@ def _pair(pair: Difference) -> list[str]:
         "–" if pair.low is None else f"{pair.low:+.3f} … {pair.high:+.3f}",
         f"{100 * pair.relative:+.1f} %",
         f"{pair.better} of {pair.bases}",
+        "–" if pair.rest is None else "{:+.3f} ({:+.3f} … {:+.3f})".format(*pair.rest),
     ]
 
 
@@ -93,9 +97,9 @@ def _followed(found: Following) -> str:
         )
     )
     return (
-        "\n## Which group's loss FID follows\n\n"
+        "\n## Rank correlation of FID with each group's loss\n\n"
         "Change of the held-out loss from the base's by timestep group, the mean over bases. The last line is Spearman's rank "
-        f"correlation with the change of FID, over all {found.pairs} networks.{summed}\n\n"
+        f"correlation with the change of FID, over all {found.pairs} networks, which share bases and seeds.{summed}\n\n"
         + markdown_table(header, [*lines, ranks])
     )
 

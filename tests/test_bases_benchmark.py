@@ -49,6 +49,8 @@ def test_a_paired_interval_is_that_of_the_paired_t_test(figures):
     assert found.mean == pytest.approx((mine - other).mean())
     assert found.relative == pytest.approx(((mine - other) / other).mean())
     assert (found.bases, found.pairs, found.better) == (5, 5, int((mine < other).sum()))
+    rest = ttest_rel(mine[1:], other[1:]).confidence_interval(0.95)  # without the base on which the rates were chosen
+    assert found.rest == pytest.approx(((mine - other)[1:].mean(), rest.low, rest.high))
 
 
 def test_only_networks_with_the_same_seed_are_compared_and_a_base_counts_once(figures):
@@ -76,7 +78,7 @@ def test_seeds_are_the_bases_own_or_0_and_bases_without_both_entries_are_left_ou
     (found,) = own.differences
     assert (found.bases, found.mean, found.low, found.high) == (1, -1.0, None, None)
     page = sys.modules["_bases_page"]._design(own, rows)
-    assert "| a − b | 1 | 1 | -1.000 | – | -50.0 % | 1 of 1 |" in page
+    assert "| a − b | 1 | 1 | -1.000 | – | -50.0 % | 1 of 1 | – |" in page
     assert "| b | 2.000 | – | 2.000 | 1.000 | 1,000 |" in page
 
 
@@ -156,4 +158,4 @@ def test_the_group_whose_loss_fid_follows_is_told(figures):
     assert figures.following(rows, [500], None).weighed is None
     page = sys.modules["_bases_page"]._followed(found)
     assert "| a | +2.50 % | -5.00 % |" in page
-    assert "over all 3 networks." in page
+    assert "over all 3 networks," in page

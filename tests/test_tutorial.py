@@ -330,7 +330,7 @@ def known_on_bases() -> set[str]:
         known |= {f"{np.mean([own[name] for own in every if name in own]):.3f}" for name in names}
         for pair in design["differences"]:
             ends = [] if pair["low"] is None else [pair["low"], pair["high"]]
-            known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends)}
+            known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends, *(pair["rest"] or ()))}
             both = [own for own in every if pair["entry"] in own and pair["other"] in own]
             known |= {f"{abs(own[pair['entry']] - own[pair['other']]):.3f}" for own in both}
     for spread in found["spreads"]:
@@ -405,18 +405,18 @@ def test_readmes_table_is_that_of_the_bases() -> None:
     own = bases_figures()["designs"][0]
     fids, pairs = [*own["fids"].values()], {(one["entry"], one["other"]): one for one in own["differences"]}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.+?) \| [*\d.]+ \| [*]*([\d.]+)[*]* \| (.*?) ?\|$", text, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (.+?) \| [*\d.]+ \| [*]*([\d.]+)[*]* \| (.*?) ?\| (.*?) ?\|$", text, flags=re.MULTILINE)
     assert [name for name, *_ in rows] == [*names]
-    for name, fid, shown in rows:
+    for name, fid, *shown in rows:
         entry = names[name]
         assert all(entry in own for own in fids)
         assert fid == f"{np.mean([own[entry] for own in fids]):.3f}"
-        if entry in ("base", "base trained on"):
-            assert not shown
-            continue
-        pair = pairs[entry, "base trained on"]
-        interval = f"({pair['low']:+.3f} … {pair['high']:+.3f})"
-        assert shown.replace("−", "-") == f"{pair['mean']:+.3f} {interval}, {pair['better']} of {pair['bases']}"
+        for other, cell in zip(("base trained on", "base"), shown, strict=True):
+            pair = pairs.get((entry, other))
+            assert (pair is None) == (cell == "")
+            if pair is not None:
+                interval = f"({pair['low']:+.3f} … {pair['high']:+.3f})"
+                assert cell.replace("−", "-") == f"{pair['mean']:+.3f} {interval}, {pair['better']} of {pair['bases']}"
     assert f"means over {COUNTED[len(fids) - 1]} bases" in text
 
 

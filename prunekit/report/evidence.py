@@ -10,7 +10,7 @@ from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
 from prunekit.report.claims import contradiction
 from prunekit.report.doubts import doubt_of, doubt_sentence
-from prunekit.report.wording import clear, estimate_text, large_text, number_text, short_ratio
+from prunekit.report.wording import clear, estimate_text, large_text, number_text, short_ratio, unpaired
 from prunekit.results.estimate import Estimate
 from prunekit.results.evidence_results import EvidenceManifest, EvidenceMetrics, EvidenceRow, Quality
 from prunekit.results.reading_manifests import Manifest, of_kind
@@ -213,21 +213,29 @@ def _found(evidence: Evidence, measure: str, name: str) -> str:
 
 
 def gap(one: Entry, other: Entry, measure: str) -> Estimate:
-    """Difference one − other with the two errors combined as independent; an entry with one seed adds no error.
+    """Difference one − other: seed by seed if both have the same ones, otherwise with independent errors.
 
-    The difference has no error if both have one seed. For FID and agreement compared with the base, whose images start from the
-    same noise, the error is at least the paired one over images, if measured; this also works for one seed.
+    An entry with one seed adds no error, and the difference has none if both have one. For FID and agreement compared with the
+    base, whose images start from the same noise, the interval is at least the paired one over images, if measured; this also works
+    for one seed.
     """
-    errors = [value.se for entry in (one, other) if (value := entry.estimate(measure)) and value.se is not None]
-    if measure in _PAIRED and other.role == "base" and f"{measure}_error" in one.values:
-        errors = [max([*errors, one.mean(f"{measure}_error")])]
-    return Estimate(mean=one.mean(measure) - other.mean(measure), se=float(np.hypot.reduce(errors)) if errors else None)
+    if one.seeds == other.seeds and len(one.seeds) > 1:
+        return Estimate.over(one.values[measure] - other.values[measure])
+    own, its = Estimate.over(one.values[measure]), Estimate.over(other.values[measure])
+    spread = next((each for each in (own, its) if each.se is not None), own)
+    if own.se is not None and its.se is not None:
+        spread = unpaired(own, its)
+    found = Estimate(mean=own.mean - its.mean, se=spread.se, df=spread.df)
+    if measure not in _PAIRED or other.role != "base" or f"{measure}_error" not in one.values:
+        return found
+    over_images = Estimate(mean=found.mean, se=one.mean(f"{measure}_error"))
+    return max(found, over_images, key=lambda each: each.half_width or 0.0)
 
 
 def gap_text(one: Entry, other: Entry, measure: str) -> str:
     """``0.31 ± 0.05 better than the base's``.
 
-    Within two standard errors of zero, or without an error, it is ``not clearly better than the base's, by 0.04 ± 0.05``.
+    If the 95 % interval contains zero, or without an error, it is ``not clearly better than the base's, by 0.04 ± 0.05``.
 
     Args:
         one: the entry to judge.
@@ -238,7 +246,10 @@ def gap_text(one: Entry, other: Entry, measure: str) -> str:
     difference = gap(one, other, measure)
     if difference.mean == 0:
         return f"equal to {name}"
-    better, size = _direction(difference, measure), estimate_text(Estimate(mean=abs(difference.mean), se=difference.se))
+    better, size = (
+        _direction(difference, measure),
+        estimate_text(Estimate(mean=abs(difference.mean), se=difference.se)),
+    )
     lone = _alone(one, other, difference)
     if not clear(difference):
         return f"not clearly {better} than {name}, by {size}{lone}"

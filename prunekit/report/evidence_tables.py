@@ -53,8 +53,8 @@ def entry_table(evidence: Evidence) -> Table:
     )
     metrics = evidence.metrics
     note = (
-        f"{evidence.error_note} The base itself is one model and has no error. Not clearly: within two standard errors of no "
-        "difference. Lower is better for loss, FID and KID; SSIM is 1 for the base itself. MACs are per sample per evaluation, "
+        f"{evidence.error_note} The base itself is one model and has no error. Not clearly: the 95 % interval of the difference "
+        "contains zero. Lower is better for loss, FID and KID; SSIM is 1 for the base itself. MACs are per sample per evaluation, "
         "averaged over the sampler's steps."
     )
     sampler = "the pipeline's scheduler" if metrics.sampler == "pipeline" else str(metrics.sampler).upper()
@@ -74,7 +74,7 @@ def result_table(evidence: Evidence) -> Table:
     )
     names = list(evidence.entries)
     note = (
-        f"{evidence.error_note} Not clearly: within two standard errors of no difference. Lower is "
+        f"{evidence.error_note} Not clearly: the 95 % interval of the difference contains zero. Lower is "
         f"better{', for the agreement higher' if evidence.has_agreement else ''}. MACs while sampling are averaged over the "
         "sampler's steps."
     )

@@ -11,7 +11,7 @@ from prunekit.report.claims import contradiction
 from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.figures import scale_by_log
 from prunekit.report.table import Column, Row, estimate, flat
-from prunekit.report.wording import ABSENT, clear, unclear, unpaired
+from prunekit.report.wording import ABSENT, clear, interval_text, unclear, unpaired
 from prunekit.results.estimate import Estimate
 from prunekit.results.learning_results import CurriculumRow, Look, MultistageRow
 from prunekit.results.manifest_head import Head, metric_label
@@ -206,7 +206,7 @@ def _verdict(difference: Estimate, of: str) -> str:
     if difference.se is None:
         return f"unclear, since one seed gives no error of the difference {size}"
     if unclear(difference):
-        return f"unclear, the difference {size} over the seeds is within two standard errors of zero"
+        return f"unclear, the difference {size} over the seeds may be chance ({interval_text(difference)})"
     return f"{'better' if difference.mean < 0 else 'worse'}, difference {size} over the seeds"
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "decibel_text",
     "error_note",
     "estimate_text",
+    "interval_text",
     "large_text",
     "mean_losses",
     "metric_lines",
@@ -30,7 +31,6 @@ __all__ = [
 
 ABSENT = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P")
-_CLEAR = 2.0  # differences of fewer standard errors are called unclear
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -105,12 +105,32 @@ def estimate_text(estimate: Estimate | None) -> str:
         return number_text(estimate.mean)
     if not (math.isfinite(estimate.se) and estimate.se > 0):
         return f"{number_text(estimate.mean)} ± {number_text(estimate.se)}"
-    exponent = math.floor(math.log10(estimate.se))
-    # The Particle Data Group's rule: two digits of the error when they are below 35, else one.
-    decimals = max(0, -exponent + (estimate.se / 10.0**exponent < 3.55))
+    decimals = _decimals(estimate.se)
     if decimals > 7:
         return f"{_power_of_ten(estimate.mean, 4)} ± {_power_of_ten(estimate.se, 2)}"
     return _minus(f"{estimate.mean:.{decimals}f} ± {estimate.se:.{decimals}f}")
+
+
+def _decimals(error: float) -> int:
+    """The Particle Data Group's rule: two digits of the error when they are below 35, else one."""
+    exponent = math.floor(math.log10(error))
+    return max(0, -exponent + (error / 10.0**exponent < 3.55))
+
+
+def interval_text(difference: Estimate) -> str:
+    """``95 % interval −0.07 … +0.19``; empty without an error.
+
+    Example:
+        >>> interval_text(Estimate(mean=0.06, se=0.03, df=2)), interval_text(Estimate(mean=0.06, se=0.014))
+        ('95 % interval −0.07 … +0.19', '95 % interval +0.033 … +0.087')
+    """
+    half = difference.half_width
+    if half is None or difference.se is None or not (math.isfinite(half) and half > 0):
+        return ""
+    low, high, decimals = difference.mean - half, difference.mean + half, _decimals(difference.se)
+    if decimals > 7:
+        return f"95 % interval {_power_of_ten(low, 2)} … {_power_of_ten(high, 2)}"
+    return _minus(f"95 % interval {low:+.{decimals}f} … {high:+.{decimals}f}")
 
 
 def decibel_text(value: float | None) -> str:
@@ -124,7 +144,7 @@ def timestep_text(start: int, stop: int) -> str:
 
 
 def verdict(difference: Estimate, base: Estimate, paired: bool = True) -> str:
-    """Whether a lower-is-better number got better or worse, in words; within two standard errors the answer is unclear.
+    """Whether a lower-is-better number got better or worse, in words; unclear if the 95 % interval contains zero.
 
     Args:
         difference: new − base.
@@ -137,7 +157,7 @@ def verdict(difference: Estimate, base: Estimate, paired: bool = True) -> str:
         return "unclear, the error of the difference is not known"
     if unclear(difference):
         kind = "paired difference" if paired else "difference"
-        return f"unclear, the {kind} {estimate_text(difference)} is within two standard errors of zero"
+        return f"unclear, the {kind} {estimate_text(difference)} may be chance ({interval_text(difference)})"
     kind = "paired difference" if paired else "difference, not paired,"
     return f"{_change_text(difference, base)} ({kind} {estimate_text(difference)})"
 
@@ -165,18 +185,25 @@ def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = N
 
 
 def unpaired(new: Estimate, base: Estimate) -> Estimate:
-    """Difference new − base with the two errors combined as independent; no error if one of them is unknown."""
-    errors = [e.se for e in (new, base) if e.se is not None]
-    return Estimate(mean=new.mean - base.mean, se=math.hypot(*errors) if len(errors) == 2 else None)
+    """Difference new − base with the two errors combined as independent; no error if one of them is unknown.
+
+    Degrees of freedom are combined as Welch and Satterthwaite do (Biometrics Bulletin 2, 1946).
+    """
+    mean = new.mean - base.mean
+    if new.se is None or base.se is None:
+        return Estimate(mean=mean)
+    se = math.hypot(new.se, base.se)
+    lost = sum((each.se / se) ** 4 / each.df for each in (new, base) if each.se and each.df)
+    return Estimate(mean=mean, se=se, df=1 / lost if lost else None)
 
 
 def unclear(difference: Estimate) -> bool:
-    """Whether a difference is within two standard errors of zero."""
-    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
+    """Whether the 95 % interval of a difference contains zero; false without an error."""
+    return difference.mean != 0 and difference.half_width is not None and abs(difference.mean) < difference.half_width
 
 
 def clear(difference: Estimate) -> bool:
-    """Whether a difference has an error and is at least twice as large."""
+    """Whether a difference has an error and its 95 % interval does not contain zero."""
     return difference.mean != 0 and difference.se is not None and not unclear(difference)
 
 

@@ -49,7 +49,7 @@ def claimed(manifest):
         (
             4.06,
             "4.06 ± 0.05 against the base's 4.02 ± 0.04: unclear, "
-            "the difference 0.04 ± 0.06 is within two standard errors of zero.",
+            "the difference 0.04 ± 0.06 may be chance (95 % interval −0.09 … +0.16).",
         ),
     ],
 )
@@ -62,7 +62,9 @@ def test_a_paired_difference_has_its_own_error(manifest):
     set_fid(manifest, 4.06, difference=0.01)
     assert claimed(manifest).endswith(": worse by 1.0 % (paired difference 0.039 ± 0.010).")
     set_fid(manifest, 4.06, difference=0.03)
-    assert "unclear, the paired difference 0.039 ± 0.030 is within two standard errors of zero" in claimed(manifest)
+    assert "unclear, the paired difference 0.039 ± 0.030 may be chance (95 % interval −0.020 … +0.097)" in claimed(
+        manifest
+    )
 
 
 def test_one_seed_without_an_error_claims_nothing(manifest):

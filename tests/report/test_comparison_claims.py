@@ -12,6 +12,8 @@ from prunekit.report.evidence import Evidence, evidence_claim, gap
 from prunekit.report.evidence_page import write_evidence_report
 from prunekit.report.learning import LearningCurve, share_column
 from prunekit.report.multistage import multistage_claim, write_multistage_report
+from prunekit.report.wording import clear, unpaired
+from prunekit.results.estimate import Estimate
 
 
 def curriculum(fids, losses=((0.085, 0.085), (0.085, 0.085)), seeds=2, **look):
@@ -44,10 +46,18 @@ def test_trainings_that_ended_early_are_not_called_equal(write_run):
 
 def test_differences_are_paired_by_seed():
     """Each seed is better by nearly the same, while the seeds themselves differ by more."""
-    claim = curriculum_claim(curriculum([(0.5, 0.9), (0.41, 0.79)]))
-    assert "the one alternative is speed, min-snr: FID (features: digits-cnn, n = 512) is 0.60 ± 0.19 against" in claim
-    assert "0.70 ± 0.20 of uniform: better, difference −0.10 ± 0.01 over the seeds" in claim
+    claim = curriculum_claim(curriculum([(0.5, 0.9), (0.402, 0.798)]))
+    assert (
+        "the one alternative is speed, min-snr: FID (features: digits-cnn, n = 512) is 0.600 ± 0.198 against" in claim
+    )
+    assert "0.700 ± 0.200 of uniform: better, difference −0.100 ± 0.002 over the seeds" in claim
     assert "; it reaches the latter after" in claim
+
+
+def test_two_seeds_make_little_clear():
+    """Ten standard errors of two seeds, whose interval is 12.7 of them wide to each side."""
+    claim = curriculum_claim(curriculum([(0.5, 0.9), (0.41, 0.79)]))
+    assert "unclear, the difference −0.10 ± 0.01 over the seeds may be chance (95 % interval −0.227 … +0.027)" in claim
 
 
 def test_seeds_that_differ_are_not_paired():
@@ -55,12 +65,12 @@ def test_seeds_that_differ_are_not_paired():
     for row in manifest["curriculum"][2:]:
         row["seed"] += 5
     claim = curriculum_claim(manifest)
-    assert "unclear, the difference −0.10 ± 0.28 over the seeds is within two standard errors of zero" in claim
+    assert "unclear, the difference −0.10 ± 0.28 over the seeds may be chance (95 % interval −1.29 … +1.09)" in claim
 
 
 def test_within_the_error_nothing_is_reached():
     claim = curriculum_claim(curriculum([(0.5, 0.5), (0.3, 0.6)]))
-    assert "unclear, the difference −0.05 ± 0.15 over the seeds is within two standard errors of zero." in claim
+    assert "unclear, the difference −0.05 ± 0.15 over the seeds may be chance (95 % interval −1.96 … +1.86)." in claim
     assert "reach" not in claim
 
 
@@ -207,3 +217,12 @@ def test_a_curve_equal_to_the_rivals_is_not_sooner():
     rival, equal = (LearningCurve(title, macs, losses, losses) for title in ("rival", "equal"))
     column = share_column("share", [rival, equal], rival, "fids")
     assert [column.text({"place": place}) for place in (0, 1)] == ["0.33 (1.0×)", "0.33 (1.0×)"]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_differences_that_are_chance_one_of_twenty_is_called_clear(seeds):
+    draws = np.random.default_rng(0).normal(size=(2000, seeds))
+    assert np.mean([clear(Estimate.over(draw)) for draw in draws]) == pytest.approx(0.05, abs=0.015)
+    both = zip(draws, np.random.default_rng(1).normal(scale=2, size=(2000, seeds + 1)), strict=True)
+    found = np.mean([clear(unpaired(Estimate.over(one), Estimate.over(other))) for one, other in both])
+    assert found == pytest.approx(0.05, abs=0.025)

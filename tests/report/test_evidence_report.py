@@ -1,6 +1,7 @@
 """The report of experts beside baselines: what it claims, and what it shows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,12 +94,16 @@ def test_a_rival_of_one_seed_is_said_to_have_one():
     assert "one seed" not in gap_text(own, entries["experts 0.6"], "fid")
 
 
-def test_the_errors_of_two_entries_add_as_independent():
+def test_entries_are_compared_seed_by_seed_where_they_share_the_seeds():
     manifest = with_fid(make_evidence(), "experts 0.8", [2.0, 2.1, 2.2])
-    entries = Evidence.from_manifest(with_fid(manifest, "experts 0.6", [2.3, 2.4, 2.5])).entries
-    difference = gap(entries["experts 0.8"], entries["experts 0.6"], "fid")
-    assert difference.mean == pytest.approx(-0.3)
-    assert difference.se == pytest.approx(np.sqrt(2) * 0.1 / np.sqrt(3))
+    entries = Evidence.from_manifest(with_fid(manifest, "experts 0.6", [2.3, 2.4, 2.53])).entries
+    one, other = entries["experts 0.8"], entries["experts 0.6"]
+    paired, apart = gap(one, other, "fid"), gap(one, replace(other, seeds=(7, 8, 9)), "fid")
+    assert [paired.mean, apart.mean] == pytest.approx([-0.31, -0.31])
+    assert paired.se == pytest.approx(0.01)
+    assert paired.df == 2
+    assert apart.se == pytest.approx(np.sqrt(0.1**2 / 3 + np.var([2.3, 2.4, 2.53], ddof=1) / 3))
+    assert apart.df == pytest.approx(4, abs=0.2)  # Welch's
     assert gap(entries["base"], entries["base"], "fid") == Estimate(mean=0.0)
     assert gap_text(entries["experts 0.8"], entries["experts 0.6"], "fid").endswith("better than that of experts 0.6")
 
