@@ -41,17 +41,17 @@ the noise and one training of each network. Made by `python benchmarks/consisten
 {images}
 The other networks were trained for {trained:,} steps instead of the base's 6,000, on the same 1,498 images. `half the
 width` has {narrow} instead of {wide} channels. The untrained network is the control: what equal noise and an equal
-sampler alone make alike. How much of the likeness is that all networks have the same few training images to remember
-was not measured.
+sampler alone make alike. All networks were trained on the same few images; how much of the
+similarity comes from that was not measured.
 
 ## Along the way
 Predictions of the clean image at some of the evaluations, the base and seed 1, each on its own trajectory; the last
 column is seed 1 asked about the *base's* states.
 
 {along}
-Shuffled pairs are alike in the middle, where a prediction is hardly more than the data's mean image: there a high
-figure says little by itself, and the shuffled column is what to read it against. At the noisy end the predictions
-differ most and matter least: a clean image read from predicted noise magnifies what that is off by b/a, which is 51 at
+Shuffled pairs are similar in the middle, where a prediction is hardly more than the data's mean image: a high
+figure there means little by itself; compare it with the shuffled column. At the noisy end the predictions
+differ most and matter least: a clean image read from predicted noise multiplies the error of the prediction by b/a, which is 51 at
 t = 880 and 130 at t = 980, and in the next state the sampler multiplies it by a, which is as small. [Pairs](seeds/pairs.png),
 [curves](seeds/curves.png).
 

@@ -231,18 +231,18 @@ benchmarks/grouping.py`.
 {stages}
 ![Curves and map of Fashion-MNIST, VP linear](fashion-mnist-vp-linear.png)
 
-## An honest word on the difference
+## Why the cuts differ from the published ones
 - The published cuts are one pair of noise levels, not two measurements: with β from 0.1 to 20, t = 0.442 has σ = 2.5103 to
   the last digit. σ = 7.6577 belongs to t = 0.636, though; 0.631 has σ = 7.41. One of the two is probably a slip.
 - {nearest}
 - No α explains it, and the paper's α is not published. The α at which the rule would put the first and the second cut of VP
   linear where the paper has them:
   {implied}.
-- The images differ: 28×28 and 8×8 in grey with half of all pixel values exactly black, so that many pixels agree however the
-  rest differs, against 32×32 in colour. CIFAR-10 is not at hand here, so its cuts were **not** reproduced; what is checked is
-  the denoiser, against the sum over all images and the closed form of a Gaussian, in the tests.
-- The scale matters as much as the images: in 0 … 1 both cuts of Fashion-MNIST come at about half the σ. Which one the paper's
-  figures are in, only its code tells (0 … 1); networks are commonly trained in −1 … 1.
+- The images differ: 28×28 and 8×8 in grey with half of all pixel values exactly black, so that many pixels agree whatever the
+  rest, and CIFAR-10's are 32×32 in colour. We had no CIFAR-10, so its cuts were **not** reproduced; what is checked is the
+  denoiser, against the sum over all images and the closed form of a Gaussian, in the tests.
+- The scale matters as much as the images: in 0 … 1 both cuts of Fashion-MNIST come at about half the σ. The paper does not say
+  which one it uses; its code uses 0 … 1; networks are commonly trained in −1 … 1.
 - The rule is a mean over timesteps, so the same α cuts elsewhere where a schedule spends its timesteps elsewhere; calibrated,
   α follows, and the first cut of Fashion-MNIST is at nearly the same σ for all three schedules.
 
@@ -255,7 +255,7 @@ A dash: the stages would overlap.
 With three groups of Fashion-MNIST its first cut is near the calibrated rule's. The second is noisier for VP linear and EDM:
 S(t, T) asks whether the mean image is near, the map whether noisy timesteps agree with each other. The cosine schedule has so few
 timesteps there that the exact partition spends no group of its own on them. For the digits in 0 … 1 both cuts are at high noise:
-their alike clean timesteps are so few that they are not worth a group.
+so few of their clean timesteps are similar that they are not worth a group.
 
 ## By the gradients of the embedded digits base
 Cosines of the loss's gradients in 32 bins, exact partition; VP linear.

@@ -100,9 +100,9 @@ def markdown(figures: dict[str, Any]) -> str:
         if "group" in row
     ]
     return (
-        f"# Where FID feels an expert: {figures['recipe']}\n\n"
+        f"# Which experts FID depends on: {figures['recipe']}\n\n"
         f"FID ({figures['features']}, n = {figures['count']}, the same noise for all). One fine-tuning seed ({figures['seed']}); "
-        "how far FID moves from one fine-tuning to the next is in the run's own report. Made by `python benchmarks/swaps.py`.\n\n"
+        "how much FID differs from one fine-tuning to the next is in the run's own report. Made by `python benchmarks/swaps.py`.\n\n"
         + markdown_table(["all groups of", "FID"], whole)
         + f"\nOne expert in the place of its group's in *{figures['into']}*; the loss is that of its group, on held-out images:\n\n"
         + markdown_table(["the expert of", "MAC ratio", "loss, %", "FID", "change"], swaps)
