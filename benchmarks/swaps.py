@@ -102,7 +102,7 @@ def markdown(figures: dict[str, Any]) -> str:
     return (
         f"# Which experts FID depends on: {figures['recipe']}\n\n"
         f"FID ({figures['features']}, n = {figures['count']}, the same noise for all). One fine-tuning seed ({figures['seed']}); "
-        "how much FID differs from one fine-tuning to the next is in the run's own report. Made by `python benchmarks/swaps.py`.\n\n"
+        "how much FID differs from one fine-tuning to the next is in that run's report. Made by `python benchmarks/swaps.py`.\n\n"
         + markdown_table(["all groups of", "FID"], whole)
         + f"\nOne expert in the place of its group's in *{figures['into']}*; the loss is that of its group, on held-out images:\n\n"
         + markdown_table(["the expert of", "MAC ratio", "loss, %", "FID", "change"], swaps)

@@ -125,6 +125,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
             return max(self.params)
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
     def evaluates_alone(self) -> bool:
         """Whether a batch must not be evaluated in parts at the same time, since each part would load its own expert."""
         return self.resident == "one"

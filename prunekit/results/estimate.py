@@ -34,7 +34,7 @@ class Estimate(Model):
             (Estimate(mean=2.0, se=1.0, df=1.0), Estimate(mean=2.0, se=None, df=None))
         """
         if len(values) < 2:
-            return cls(mean=float(values.mean()))
+            return cls(mean=float(values.mean()), se=None)
         return cls(mean=float(values.mean()), se=float(values.std(ddof=1) / np.sqrt(len(values))), df=len(values) - 1.0)
 
     @property

@@ -114,18 +114,18 @@ class Distances:
         own, other = self._values.get(model), self._values.get(reference)
         if not own:
             return MetricRow(model=model, fid=None, kid=None)
-        found = {measure: _estimate(values) for measure, values in own.items()}
+        found = {measure: Estimate.over(np.array(values)) for measure, values in own.items()}
         row = MetricRow(model=model, by_seed=own).model_copy(update=found)
         if "fid" in found:
             row = row.model_copy(update={"fid": FidEstimate.joined(found["fid"])})
         if not other or model == reference:
             return row
         pairs = {measure: zip(values, other[measure], strict=True) for measure, values in own.items()}
-        differences = {measure: _estimate([a - b for a, b in both]) for measure, both in pairs.items()}
+        differences = {measure: Estimate.over(np.array([a - b for a, b in both])) for measure, both in pairs.items()}
         if fid := differences.get("fid"):
-            differences["fid"] = Estimate(mean=fid.mean, se=self._error(model, reference, fid.se))
+            differences["fid"] = self._paired_fid(model, reference, fid)
         if agreement := differences.get("agreement"):
-            differences["agreement"] = Estimate(mean=agreement.mean, se=self._swing(model, reference, agreement.se))
+            differences["agreement"] = self._paired_agreement(model, reference, agreement)
         return row.model_copy(update={f"{measure}_difference": value for measure, value in differences.items()})
 
     def sampling_error(self, model: str) -> float | None:
@@ -152,13 +152,13 @@ class Distances:
         """The reason why nothing was measured; None if there is an extractor."""
         return self._choice.why_none if self._choice.extractor is None else None
 
-    def _error(self, model: str, reference: str, over_seeds: float | None) -> float | None:
-        """Error of the mean difference of FID: the greater of the two estimates."""
+    def _paired_fid(self, model: str, reference: str, over_seeds: Estimate) -> Estimate:
+        """The mean difference of FID; its error is the greater one of that over the seeds and that of a bootstrap over images."""
         pairs, real = zip(self._features[model], self._features[reference], strict=True), self._real_statistics()
         if real is None:
             return over_seeds
         errors = [paired_error(real, one, other, seed=seed) for seed, (one, other) in enumerate(pairs)]
-        return max(float(np.hypot.reduce(errors)) / len(errors), over_seeds or 0.0)
+        return _over_images(over_seeds, errors)
 
     def _real_statistics(self) -> FeatureStatistics | None:
         """Those of the real images, for bootstraps; None if there is no extractor, or if it has too many features for them."""
@@ -167,16 +167,19 @@ class Distances:
             self._statistics = FeatureStatistics.of(features) if features.shape[1] <= _MOST_FEATURES else None
         return self._statistics
 
-    def _swing(self, model: str, reference: str, over_seeds: float | None) -> float | None:
-        """Error of the mean difference of agreement: the greater of that over the seeds and the paired one over images."""
+    def _paired_agreement(self, model: str, reference: str, over_seeds: Estimate) -> Estimate:
+        """The mean difference of agreement; its error is the greater one of that over the seeds and the paired one over images."""
         pairs = zip(self._hits[model], self._hits[reference], strict=True)
         errors = [mean_and_standard_error(one.astype(np.float64) - other)[1] for one, other in pairs]
         known = [error for error in errors if error is not None]
         if len(known) < len(errors):
             return over_seeds
-        return max(float(np.hypot.reduce(known)) / len(known), over_seeds or 0.0)
+        return _over_images(over_seeds, known)
 
 
-def _estimate(values: list[float]) -> Estimate:
-    mean, error = mean_and_standard_error(values)
-    return Estimate(mean=mean, se=error)
+def _over_images(over_seeds: Estimate, errors: Sequence[float]) -> Estimate:
+    """A mean over the seeds of the images' noise, with an error over the images of each seed if that is greater.
+
+    The seeds say no more of the noise than the images do, so the error counts as one of many values.
+    """
+    return Estimate(mean=over_seeds.mean, se=max(float(np.hypot.reduce(errors)) / len(errors), over_seeds.se or 0.0))

@@ -109,13 +109,13 @@ class Contest(Parameterized):
             images: where the trained network's first images are kept for the report; None not to keep them.
 
         Returns:
-            The measurements, what the training cost, and the trained network.
+            The measurements, what the training cost, and the trained network: the moving average, of which the measurements are.
         """
         parts, stops = self._parts(network, groups, seed), self._stops(network, groups)
         samplers = self._samplers(network, groups, stops[0])
         part_macs = [self._part_macs(part) for part in parts]
         share = self.budget / len(parts)
-        looks: list[list[dict[str, Tensor]]] = []
+        looks, trained = list[list[dict[str, Tensor]]](), list[nn.Module]()
         spent, ledger = [0] * self.options.looks, list[LedgerRow]()
         for i, (part, sampler, stop, macs) in enumerate(zip(parts, samplers, stops, part_macs, strict=True)):
             expected = (
@@ -127,6 +127,7 @@ class Contest(Parameterized):
             objective = DenoisingObjective(self.images.train.images, self.parameterization)
             watching: list[Callback] = [snapshots] if stop is None else [snapshots, stop]
             result = train(part, objective, sampler, settings, checkpoints / f"part-{i}", report, watching)
+            trained.append(result.model)
             taken = steps if stop is None or stop.active else stop.history[-1][0]
             looks.append([state for _, state in snapshots.kept])
             looks[-1] += [result.model.state_dict()] * (self.options.looks - len(looks[-1]))  # it ended early
@@ -145,7 +146,7 @@ class Contest(Parameterized):
             )
             kept = images if look == len(spent) - 1 else None
             curve.append(self.judge(then, groups, images=kept, training_macs=macs_then))
-        model = self._joined(parts, groups)
+        model = self._joined(trained, groups)
         stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
         row = MultistageRow(
             network=network,

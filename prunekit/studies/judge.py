@@ -12,6 +12,7 @@ from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.expert_results import GroupLoss
 from prunekit.results.learning_results import Look
 from prunekit.schedule import Parameterization, Parameterized
+from prunekit.steps.placing import placed
 from prunekit.steps.sample_quality import measure_losses, measure_samples, save_images
 from prunekit.steps.setting import Setting
 
@@ -55,9 +56,10 @@ class Judge(Parameterized):
             known: ``training_macs`` and, if counted, ``steps`` of the network.
         """
         setting = self.setting
-        (loss,) = measure_losses(setting, {"model": model})
-        stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
-        measured = measure_samples(setting, {"model": model}, {"model": 0.0})
+        with placed(model):
+            (loss,) = measure_losses(setting, {"model": model})
+            stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
+            measured = measure_samples(setting, {"model": model}, {"model": 0.0})
         metrics = measured.metrics
         (row,) = metrics.rows
         if images is not None:

@@ -14,6 +14,7 @@ import prunekit.nets.experts_files
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 from prunekit.graph import apply, attributes
+from prunekit.graph.streams import in_streams
 from prunekit.groups import TimestepGroups
 from prunekit.nets import DropInOutput, TimestepExperts, load_experts, save_experts
 from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
@@ -252,6 +253,17 @@ class TestFiles:
                 assert torch.equal(again(x, timestep).sample, experts(x, timestep).sample)
 
     @pytest.mark.slow
+    def test_a_batch_is_shared_among_threads_unless_each_would_load_its_own_expert(self, folder):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            for resident, shared in (("all", True), ("one", False)):
+                experts = load_experts(folder, resident).eval()
+                with torch.no_grad(), in_streams(experts, 256) as evaluated:
+                    assert (evaluated is not experts) == shared
+        finally:
+            torch.set_num_threads(threads)
+
     def test_one_resident_expert_means_one(self, folder, monkeypatch):
         experts = load_experts(folder, "one")
         assert sum(parameter.numel() for parameter in experts.parameters()) == 0

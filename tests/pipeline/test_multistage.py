@@ -14,6 +14,7 @@ from prunekit.report.learning import reaching
 from prunekit.report.multistage import entries_of
 from prunekit.results.formats import MANIFEST
 from prunekit.runs.publishing import publish
+from prunekit.steps.bases import open_base
 from prunekit.studies.multistage_study import MultistageRun
 from prunekit.studies.recipe_costs import estimate
 
@@ -72,6 +73,13 @@ def test_the_first_seeds_images_of_every_network_are_kept(folder, manifest):
     names = {"unified", "separate-networks-uniform", "equal-decoders-uniform"}
     names |= {f"tailored-decoders-{method}" for method in ("uniform", "gradient", "similarity")}
     assert {path.stem for path in (folder / "run" / "samples").glob("*.npz")} == names
+
+
+def test_the_network_that_is_kept_is_the_one_that_was_measured(folder, manifest):
+    run = MultistageRun(recipe(folder), folder / "run")
+    kept = open_base(str(folder / "run" / "unified-3.pt")).model
+    measured = next(row for row in manifest["multistage"] if row["network"] == "unified")
+    assert run.contest.judge(kept, training_macs=1).loss == pytest.approx(measured["curve"][-1]["loss"], rel=1e-6)
 
 
 def test_images_are_shown_under_the_way_that_their_stages_were_cut(tmp_path):
