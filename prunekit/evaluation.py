@@ -3,8 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor
+from prunekit.graph.forward_pass import eval_flags
 from prunekit.graph.streams import in_streams
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.precision_recall import precision_recall
@@ -232,7 +232,7 @@ def group_losses(
         )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     losses = []
-    with _evaluating(model), in_streams(model, batch_size, objective.calling.fixed) as evaluated:
+    with eval_flags(model), torch.no_grad(), in_streams(model, batch_size, objective.calling.fixed) as evaluated:
         for group in told("held-out losses", groups):
             losses.append(_group_loss(evaluated, device, objective, group, batches, batch_size, seed))
     return losses
@@ -253,19 +253,6 @@ def paired_difference(a: GroupLoss, b: GroupLoss) -> tuple[float, float]:
     if error is None:
         raise InputError("A paired difference of one sample has no standard error; measure at least two.")
     return mean, error
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is restored, since a frozen part may differ from the whole."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _group_loss(

@@ -71,7 +71,7 @@ def by_hand(scheduler, noise, steps):
     scheduler.set_timesteps(steps)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     scaled = getattr(scheduler, "scale_model_input", lambda x, t: x)
-    generators = [torch.Generator().manual_seed(i + 1) for i in range(len(x))]
+    generators = [torch.Generator().manual_seed(0x85EBCA6B + i) for i in range(len(x))]
     own = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for t in scheduler.timesteps:
         x = scheduler.step(net(scaled(x, t), t), t, x, return_dict=False, **own)[0]

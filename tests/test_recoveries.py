@@ -22,8 +22,11 @@ from prunekit.allocation import (
 )
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroup, TimestepGroups, make_groups
+from prunekit.ledger import LedgerRow
 from prunekit.results.schemas import file_schema
+from prunekit.runs.kept_recoveries import kept_recovery
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.training.checkpoints import save_checkpoint
 
 SCHEDULE = NoiseSchedule.linear(100)
 STEPS = sampler_timesteps(100, 10)
@@ -144,6 +147,27 @@ def test_a_damaged_file_is_refused(change, said):
 def test_the_file_follows_its_schema():
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(recoveries(0, [Recovery(400, 0.2, 0.15)]).to_json(), file_schema("recoveries"))
+
+
+def test_a_recovery_that_ended_is_not_trained_again(tmp_path):
+    file, point = tmp_path / "group-0.json", Recovery(400, 0.2, 0.15)
+    cost = LedgerRow("recovery, group 0", "training", 16, 4800, 1600)
+    trained: list[object] = []
+
+    def train(checkpoints):
+        trained.append(checkpoints)
+        save_checkpoint(checkpoints, 3, {"step": 3})
+        return point, [cost]
+
+    assert kept_recovery(file, train) == (point, [cost])
+    assert kept_recovery(file, train) == (point, [cost])
+    assert trained == [tmp_path / "group-0"]
+    assert list(tmp_path.iterdir()) == [file]
+    file.write_text(json.dumps(vars(point)))  # as earlier versions wrote it
+    assert kept_recovery(file, train) == (point, [])
+    file.write_text(json.dumps(vars(point) | {"after": 0}))
+    with pytest.raises(FileFormatError, match="delete it"):
+        kept_recovery(file, train)
 
 
 def planned(weights: list[float], ratios: list[float], losses: list[float]) -> Allocation:

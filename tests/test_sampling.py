@@ -8,6 +8,7 @@ from prunekit.sampling import (
     SAMPLERS,
     clean_prediction,
     ddim_step,
+    drawing,
     make_sampler,
     make_scheduler,
     real_timesteps,
@@ -169,6 +170,21 @@ def test_a_trajectory_is_what_sampling_does_evaluation_by_evaluation(model, name
     torch.testing.assert_close(other[-1].stepped, seen[-1].stepped[1:], rtol=1e-3, atol=1e-4)
     for evaluation in seen:
         torch.testing.assert_close(predict(model, evaluation.state, evaluation.timestep), evaluation.prediction)
+
+
+def test_a_samplers_own_noise_is_not_the_initial_noise_of_another_seed(model, monkeypatch):
+    """At seed 0 neither."""
+    used = []
+
+    def step(scheduler, prediction, t, x, generators):
+        used.extend(generator.initial_seed() for generator in generators)
+        return x
+
+    monkeypatch.setattr(drawing, "_step", step)
+    for seed in range(3):
+        sample(model, "ddpm", seed=seed)
+    assert len(set(used)) == 3 * 5
+    assert not set(used) & set(range(100_000))
 
 
 def test_trajectories_can_be_followed_side_by_side(model):

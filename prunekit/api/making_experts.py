@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from prunekit._json import JsonDict
 from prunekit.allocation import check_leaves_cleanest
 from prunekit.checkpoint import Asked, Base, ModelSpec
+from prunekit.checkpoint.asked import Task
 from prunekit.checkpoint.scheduler import prediction_under
 from prunekit.choices import ExpertsKind
 from prunekit.data import ImageData, ImageSplit, as_images
@@ -21,7 +23,7 @@ from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import TimestepExperts
 from prunekit.nets.sharing import shared, shared_networks
 from prunekit.recipe import FinetuneOptions, PruneOptions, section_of
-from prunekit.schedule import NoiseSchedule, Parameterization
+from prunekit.schedule import NoiseSchedule
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import plan_budget, specialist_groups
@@ -66,9 +68,9 @@ def make_experts(
         rule: how the budget is divided among the groups, see :func:`prunekit.allocate`.
         pruning: how to score, search and repair: options, or a mapping with the keys of a recipe's ``prune`` section.
         finetuning: how to fine-tune, likewise with the keys of ``finetune``; the default is short.
-        noise_schedule: replaces the pipeline's. A model alone has none; the default is then the usual one of the prediction type
-            over 1,000 timesteps, linear for ``epsilon``.
-        prediction_type: replaces the pipeline's; the default for a model alone is ``epsilon``.
+        noise_schedule: replaces that of the pipeline or base. A model alone has none; the default is then the usual one of the
+            prediction type over 1,000 timesteps, linear for ``epsilon``.
+        prediction_type: replaces that of the pipeline or base; the default for a model alone is ``epsilon``.
         progress: called with one line about each step.
 
     Returns:
@@ -128,10 +130,12 @@ def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> Timeste
 
 def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type: str | None) -> Base:
     """The network with its noise schedule and prediction type. A network object is copied, since the caller keeps using it."""
+    asked = Asked(None, noise_schedule, prediction_type)
     if isinstance(source, str | Path):
-        return open_base(str(source), asked=Asked(None, noise_schedule, prediction_type))
+        return open_base(str(source), asked=asked)
     if isinstance(source, Base):
-        return source
+        own, notes = asked.completed(Task(source.schedule, source.prediction_type), "the base")
+        return replace(source, model=_own(source.model), parameterization=own, notes=(*source.notes, *notes))
     parts = [name for name in _PARTS if isinstance(getattr(source, name, None), nn.Module)]
     if len(parts) != 1 and not isinstance(source, nn.Module):
         raise InputError(
@@ -139,19 +143,23 @@ def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type:
             "or the path of one."
         )
     model = getattr(source, parts[0]) if parts else source
-    schedule, kind = noise_schedule, prediction_type
     scheduler = getattr(source, "scheduler", None)
+    schedule, kind = noise_schedule, prediction_type
     if scheduler is not None:
         schedule = schedule or NoiseSchedule.from_diffusers(scheduler)
         kind = kind or prediction_under(type(scheduler).__name__, dict(scheduler.config))
-    elif schedule is None or kind is None:
+    spec, (parameterization, _) = ModelSpec.of(model), asked.completed(Task(schedule, kind), type(model).__name__)
+    if scheduler is None and not asked.says_task:
         _log.warning(
             "%s comes without a scheduler: taken to predict %s with the %s noise schedule; say otherwise by noise_schedule= and "
             "prediction_type=.",
             type(model).__name__,
-            kind or "epsilon",
-            "linear" if schedule is None else "given",
+            parameterization.prediction_type,
+            parameterization.schedule.to_config()["kind"] if noise_schedule is None else "given",
         )
-    spec = ModelSpec.of(model)
-    own = copied(model).cpu().float().eval().requires_grad_(True)
-    return Base(own, spec, Parameterization(schedule or NoiseSchedule.linear(), kind or "epsilon"))
+    return Base(_own(model), spec, parameterization)
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """A copy of the caller's network that can be trained."""
+    return copied(model).cpu().float().eval().requires_grad_(True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from prunekit._json import JsonDict
@@ -19,6 +20,7 @@ from prunekit.importance import Loss, no_loss
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
+from prunekit.steps.placing import inputs_on
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 from prunekit.steps.timing_layers import times_in
 
@@ -140,7 +142,7 @@ def prune(
     chosen = without_data if options is None and loss is None else section_of(PruneOptions, options)
     check_has_values(model)
     group = _checked_group(group, loss, chosen, num_timesteps)
-    spec = _spec_of(model, example_inputs, config)
+    spec = _spec_of(model, inputs_on(torch.device("cpu"), example_inputs), config)
     graph = trace(
         model,
         example_inputs,
@@ -195,4 +197,4 @@ def _spec_of(model: nn.Module, example_inputs: Inputs, config: JsonDict | None) 
         return replace(ModelSpec.of(model), inputs=example_inputs)
     except InputError:
         own: Any = config if config is not None else {}
-        return ModelSpec(type(model).__name__, own, factory=lambda _: copied(model), inputs=example_inputs)
+        return ModelSpec(type(model).__name__, own, factory=lambda _: copied(model).cpu(), inputs=example_inputs)

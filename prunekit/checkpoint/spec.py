@@ -23,7 +23,7 @@ from prunekit.errors import FileFormatError, InputError, PrunekitError
 from prunekit.graph.copying import copied
 from prunekit.graph.forward_pass import Inputs
 
-__all__ = ["Factory", "InputsOf", "ModelSpec", "shapes_of"]
+__all__ = ["Factory", "InputsOf", "ModelSpec"]
 
 Factory = Callable[[JsonDict], nn.Module]
 """Builds the unpruned network from its config, for networks that are not denoisers of diffusers."""
@@ -271,11 +271,6 @@ def _keeps_meta(module: nn.Module) -> bool:
     """Whether a module keeps tensors without values outside its parameters and buffers, such as a list of rotary tables."""
     own = {key: value for key, value in vars(module).items() if key not in _REGISTERED}
     return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(own))
-
-
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, by name."""
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def _sides(config: JsonDict) -> tuple[int, int]:

@@ -161,7 +161,7 @@ def _grid(least: int, most: int, points: int) -> IntArray:
     return np.unique(np.clip([least, *between, most], least, most)).astype(np.int64)
 
 
-def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int = 1, repeats: int = 5) -> float:
+def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int) -> float:
     """MACs per second that a train step reaches on this machine: the fastest of several, as other programs slow steps down.
 
     Args:
@@ -169,7 +169,6 @@ def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int
         inputs: arguments of one forward pass at batch 1.
         macs: MACs of one forward pass at batch 1; the backward pass counts twice.
         batch_size: images in a step.
-        repeats: number of steps that are timed.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     given = {key: _batched(value, batch_size, device) for key, value in _by_key(inputs).items()}
@@ -179,7 +178,7 @@ def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int
         torch.stack([tensor.float().square().mean() for tensor in output_tensors(output)]).sum().backward()
 
     with torch.enable_grad():
-        seconds = min(seconds_of(step, device) for _ in range(repeats))
+        seconds = min(seconds_of(step, device) for _ in range(_STEPS))
     model.zero_grad(set_to_none=True)
     return 3 * macs * batch_size / seconds
 
@@ -226,6 +225,7 @@ def _compiled_seconds(network: Callable[[], Callable[[], object]], repeats: int,
 
 _SHORT = 1e-3  # seconds
 _TIMES = 5
+_STEPS = 5  # train steps that are timed
 _CALLS = 10  # between two events of a GPU
 
 

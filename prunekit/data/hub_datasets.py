@@ -68,7 +68,7 @@ def read_dataset(
             each for name, part in zip(names, parts, strict=True) for each in _packed(library, part, image, name, path)
         )
         pixels = reader.read(pictures, sum(map(len, parts)))
-        numbers = [_numbers(library, part, label, path) for part in parts] if label is not None else None
+        numbers = [_numbers(part, label, path) for part in parts] if label is not None else None
     count = len(parts[0])
     first = Pixels(pixels[:count], numbers[0] if numbers else None)
     second = Pixels(pixels[count:], numbers[1] if numbers else None) if len(parts) > 1 else None
@@ -106,7 +106,7 @@ def dataset_rows(
             part = splits[name]
             image, label = _columns(library, part, path, classes)
             if label is not None:
-                subjects: list[int | str] = [int(number) for number in _numbers(library, part, label, path)]
+                subjects: list[int | str] = [int(number) for number in _numbers(part, label, path)]
             else:
                 subjects = _texts(part, column, names, path)
             found.append((_Rows(library, part, image, name, path), subjects))
@@ -234,7 +234,7 @@ def _packed_picture(picture: Mapping[str, Any] | None, row: int, split: str, pat
     return Path(picture["path"]) if picture["bytes"] is None else PackedPicture(name, picture["bytes"])
 
 
-def _numbers(library: ModuleType, part: Any, column: str, path: Path) -> NDArray[np.int64]:
+def _numbers(part: Any, column: str, path: Path) -> NDArray[np.int64]:
     names = getattr(part.features[column], "names", None)
     values = part.with_format(None)[column][:]
     if names is None and not all(isinstance(value, int) for value in values):

@@ -131,14 +131,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def undisturbing(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Make a function leave the network undisturbed that is its first argument, see :func:`undisturbed`."""
+    """Make a function leave the network undisturbed that is its first argument, see :func:`undisturbed`.
+
+    Within it compiled networks run uncompiled: inside compiled code the hooks on layers are not called.
+    """
 
     @wraps(function)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         model = args[0] if args else kwargs.get("model")
         if not isinstance(model, nn.Module):  # the function says so
             return function(*args, **kwargs)
-        with undisturbed(model):
+        with undisturbed(model), torch.compiler.set_stance("force_eager"):
             return function(*args, **kwargs)
 
     return wrapped

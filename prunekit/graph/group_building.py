@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from prunekit._types import IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import named_by
@@ -150,7 +149,7 @@ class Making:
         return ChannelGraph(
             groups,
             sizes,
-            self._complete(groups, self._left_whole(place) | dict(failed), failed),
+            self._complete(groups, self._left_whole() | dict(failed), failed),
             self.norm_mode,
             tuple(self._attributes(groups, by_name, count)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
@@ -187,7 +186,7 @@ class Making:
         reasons, ids = self.channels.reasons, self.channels.flow.axes[axis.tensor, axis.dim]
         return next((reasons[one] for one in self.channels.raw[ids].tolist() if one in reasons), None)
 
-    def _left_whole(self, place: IntArray) -> dict[str, str]:
+    def _left_whole(self) -> dict[str, str]:
         """Layers with channels that are in no group, with the reason."""
         reasons: dict[str, str] = {}
         for axis in sorted(self.channels.axes, key=lambda axis: self.channels.rank(axis.layer)):

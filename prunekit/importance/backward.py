@@ -32,8 +32,9 @@ def kept_gradients(loss: Tensor, parameters: Iterable[Tensor]) -> Iterator[None]
     """
     if not loss.requires_grad:
         raise InputError(
-            "The loss has no gradient by any weight; expected one that was computed with gradients: where blocks are checkpointed "
-            "with use_reentrant=True, call requires_grad_() on the noisy input, or take use_reentrant=False."
+            "The loss has no gradient by any weight; expected one that was computed with gradients: remove torch.no_grad(), "
+            "inference mode and .detach() from it. Where blocks are checkpointed with use_reentrant=True, call requires_grad_() on "
+            "the noisy input, or take use_reentrant=False."
         )
     tensors = list(dict.fromkeys([*parameters, *_leaves(loss)]))
     before = [tensor.grad for tensor in tensors]

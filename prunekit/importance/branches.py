@@ -4,7 +4,7 @@ Where a criterion estimates the rise of the loss, a branch's score is a rise of 
 of every channel group around 1, a branch gets about 1 for each channel that it adds to.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -51,7 +51,7 @@ class Rise:
 
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         """See the class; channel groups have no score."""
-        few = probe if self.draws is None else replace(probe, samples=min(probe.samples, self.draws))
+        few = probe if self.draws is None else probe.part(self.draws)
         whole, pruned_by = few.mean(model), Template(model, graph)
 
         def rise(switch: ChannelGroup) -> float:

@@ -125,6 +125,8 @@ class DiffPruning:
                 probe,
                 group=TimestepGroup(group.index, timestep, timestep + 1),
                 samples=min(probe.samples, probe.chunk),
+                part_of=None,
+                ranks=(),
             )
             gradients, loss = mean_gradients(model, at)
             highest = max(highest, loss)

@@ -112,7 +112,7 @@ def load_experts(
     groups = TimestepGroups.from_json(known, source)
     networks = read_networks(known.networks, len(groups), str(source))
     paths = [folder / f"group-{network}" for network in networks]
-    own = {"factory": factory, "inputs": inputs} if factory else {}
+    own = {name: each for name, each in (("factory", factory), ("inputs", inputs)) if each is not None}
     reference = known.reference
     if reference is not None and reference not in networks:
         raise FileFormatError(f"{source} names the reference {reference}; expected a group with a network of its own.")

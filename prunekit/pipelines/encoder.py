@@ -57,13 +57,21 @@ class Encoder:
         """Whether the pipeline takes captions; otherwise it takes classes."""
         return "prompt" in takes(self.pipeline)
 
-    def latents(self, part: CaptionedPart, rows: range) -> Tensor:
-        """Latents of some pictures, shape (rows, …)."""
+    def latents(self, part: CaptionedPart, rows: range, first: int = 0) -> Tensor:
+        """Latents of some pictures, shape (rows, …).
+
+        Args:
+            part: the pictures.
+            rows: which of them.
+            first: number of the part's first picture among all pictures. A picture's draw depends on its own number alone.
+        """
         if self.size is None:
             raise InputError("The size of the pictures is not known.")
         pictures = part.pictures(rows.start, rows.stop, self.size)
-        generator = None if self.drawn is None else Generator().manual_seed(self.drawn * 1_000_003 + rows.start + 1)
-        found = encoded(self.pipeline, pictures, generator)
+        generators = None
+        if self.drawn is not None:
+            generators = [Generator().manual_seed(self.drawn * 1_000_003 + first + row + 1) for row in rows]
+        found = encoded(self.pipeline, pictures, generators)
         if tuple(found.shape[1:]) != self.conditioning.sample:
             raise InputError(
                 f"The pictures become latents of shape {tuple(found.shape[1:])} and the pipeline's denoiser gets "

@@ -4,7 +4,7 @@ How a pipeline scales its latents is written in its call and not in its config. 
 here is checked against the pipeline's own way back: what it gives its VAE to decode must become the latents that it decoded.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,13 +41,13 @@ def default_size(pipeline: Any) -> tuple[int, int] | None:
 
 
 @torch.no_grad()
-def encoded(pipeline: Any, pictures: Tensor, generator: Generator | None = None) -> Tensor:
+def encoded(pipeline: Any, pictures: Tensor, generators: Sequence[Generator] | None = None) -> Tensor:
     """The latents of pictures, as the pipeline's denoiser gets them.
 
     Args:
         pipeline: of diffusers.
         pictures: uint8, shape (batch, channels, height, width); a grey one is repeated where the VAE wants colour.
-        generator: draws the latents from the VAE's distribution; their mode is taken without it.
+        generators: one for each picture, draw the latents from the VAE's distribution; their mode is taken without them.
 
     Returns:
         Shape (batch, …) in the denoiser's layout: images, videos of one frame, or rows of tokens.
@@ -68,7 +68,7 @@ def encoded(pipeline: Any, pictures: Tensor, generator: Generator | None = None)
     clean = clean.to(weight.device, weight.dtype)
     output = vae.encode(clean[:, :, None] if _of_videos(vae) else clean)
     if hasattr(output, "latent_dist"):
-        found = output.latent_dist.mode() if generator is None else output.latent_dist.sample(generator)
+        found = output.latent_dist.mode() if generators is None else output.latent_dist.sample(list(generators))
     else:
         found = output.latent
     return _laid_out(pipeline, _scaled(vae, found))

@@ -129,7 +129,7 @@ def _listening(name: str, network: nn.Module, pipeline: Any, found: Recording) -
 
 
 def call_arguments(
-    pipeline: Any, subjects: Sequence[Subject], size: tuple[int, int] | None, steps: int, seed: int = 0
+    pipeline: Any, subjects: Sequence[Subject], size: tuple[int, int] | None, steps: int
 ) -> dict[str, object]:
     """Arguments of a pipeline's call that makes latents of one picture for each subject.
 
@@ -138,7 +138,6 @@ def call_arguments(
         subjects: captions, or classes for a class-conditional pipeline.
         size: height and width of the pictures; None for the pipeline's own.
         steps: number of sampling steps.
-        seed: of the noise.
 
     Raises:
         InputError: the pipeline takes neither captions nor classes, or the subjects are of the other kind.
@@ -153,7 +152,7 @@ def call_arguments(
         wanted = "captions" if by_text else "classes, as whole numbers"
         raise InputError(f"Got {subjects[0]!r:.60} for a {type(pipeline).__name__}; expected {wanted}.")
     asked: dict[str, object] = {"num_inference_steps": steps, "output_type": "latent", "use_resolution_binning": False}
-    asked |= {"num_frames": 1, "generator": [Generator().manual_seed(seed + row) for row in range(len(subjects))]}
+    asked |= {"num_frames": 1, "generator": [Generator().manual_seed(row) for row in range(len(subjects))]}
     asked |= {} if size is None else {"height": size[0], "width": size[1]}
     own = {name: value for name, value in asked.items() if name in known}
     if size is not None and "height" not in known:

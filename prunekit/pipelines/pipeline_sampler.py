@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from prunekit._messages import one_line
 from prunekit._progress import tell
 from prunekit.errors import InputError, PrunekitError
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.pipelines.listening import Subject, call_arguments, followed, record
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import check_own_arguments, with_rows
@@ -110,8 +111,9 @@ class PipelineSampler:
         seed: int,
         batch_size: int = 64,
         report: Callable[[int, int], None] | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Sample ``count`` pictures.
+        """Sample ``count`` pictures. Afterwards the model has the mode that it had.
 
         Args:
             model: the denoiser: a network, or experts.
@@ -119,6 +121,7 @@ class PipelineSampler:
             seed: seed of the noise: equal seeds give every model equal noise, whatever the batch size.
             batch_size: samples at a time.
             report: called with (samples done, count).
+            first: number of the first sample: its noise and subject are those of this sample of a longer call.
 
         Returns:
             Pictures in −1 … 1, shape (count, channels, height, width), or latents in the denoiser's layout, on the CPU.
@@ -128,13 +131,13 @@ class PipelineSampler:
         """
         done: list[Tensor] = []
         tell("sampling", 0, count)
-        with with_denoiser(self.pipeline, model.eval()):
+        with evaluation_mode(model), with_denoiser(self.pipeline, model):
             for start in range(0, count, batch_size):
-                rows = range(start, min(start + batch_size, count))
-                done.append(self._batch(rows, seed).float().cpu())
-                tell("sampling", rows.stop, count, f"{rows.stop} of {count} images")
+                stop = min(start + batch_size, count)
+                done.append(self._batch(range(first + start, first + stop), seed).float().cpu())
+                tell("sampling", stop, count, f"{stop} of {count} images")
                 if report is not None:
-                    report(rows.stop, count)
+                    report(stop, count)
         return torch.cat(done)
 
     def _batch(self, rows: range, seed: int) -> Tensor:

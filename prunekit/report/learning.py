@@ -312,8 +312,8 @@ def ends(curve: LearningCurve) -> dict[str, float | None]:
     return flat(loss=Estimate.over(curve.losses[:, -1]), fid=fid)
 
 
-def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
-    """Draw loss and, if measured, FID over training MACs, with one line for each curve and a thick one for the rival.
+def draw_learning(curves: Sequence[LearningCurve]) -> Figure:
+    """Draw loss and, if measured, FID over training MACs, with one line for each curve and a thick one for the first, the rival.
 
     Bars are standard errors over the seeds.
     """
@@ -325,7 +325,7 @@ def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
             style = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
             values = getattr(curve, of)
             errors = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
-            width = 2.4 if i == rival else 1
+            width = 1 if i else 2.4
             axes.errorbar(
                 macs, values.mean(0), errors, label=curve.title, linewidth=width, elinewidth=0.8, capsize=2, **style
             )

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from prunekit._files import atomic_path
 
-__all__ = ["Images", "describe_samples", "grid_png", "pixel_grid", "samples_png", "shown_count"]
+__all__ = ["Images", "grid_png", "pixel_grid", "samples_png", "shown_count"]
 
 Images = NDArray[np.uint8]
 
@@ -37,15 +37,6 @@ def shown_count(samples: Mapping[str, Images]) -> int:
     """Number of images to show for each model: the same for all, at most a square grid."""
     side = max(max(images.shape[1:3]) for images in samples.values())
     return min(_columns(side) ** 2, *(len(images) for images in samples.values()))
-
-
-def describe_samples(samples: Mapping[str, Images]) -> str:
-    """The picture from :func:`samples_png` in words."""
-    height, width = next(iter(samples.values())).shape[1:3]
-    return (
-        f"{len(samples)} grid{'s' if len(samples) > 1 else ''} of {shown_count(samples)} generated images of {height} × {width} "
-        f"pixels each: {', '.join(samples)}. Images at the same place in each grid started from the same noise."
-    )
 
 
 def grid_png(images: Images, path: Path | str, columns: int | None = None) -> None:

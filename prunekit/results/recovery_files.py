@@ -4,9 +4,10 @@ from typing import Annotated
 
 from prunekit._json import Bounded, Many, Positive, Unchanged, Whole
 from prunekit.results.formats import RECOVERIES
+from prunekit.results.manifest_head import LedgerEntry
 from prunekit.results.model import Is, Model
 
-__all__ = ["GroupRecoveriesPart", "RecoveriesFile", "RecoveryPart"]
+__all__ = ["FinishedRecovery", "GroupRecoveriesPart", "RecoveriesFile", "RecoveryPart"]
 
 _Loss = Annotated[float, Bounded(gt=0), Unchanged()]
 
@@ -23,6 +24,16 @@ class RecoveryPart(Model):
     macs: Positive
     before: _Loss
     after: _Loss
+
+
+class FinishedRecovery(RecoveryPart):
+    """A network whose fine-tuning has ended while those of others go on, in a file that is removed in the end.
+
+    Args:
+        ledger: what it took; earlier versions did not say.
+    """
+
+    ledger: Many[LedgerEntry] | None = None
 
 
 class GroupRecoveriesPart(Model):

@@ -122,7 +122,7 @@ class BasedRun(ResumableRun):
         return as_encoded(base if self.pipeline is None else sampled_by(base, self.pipeline), self.images.train)
 
     def _base(self) -> StageFacts:
-        options, ledger = self.recipe.base, list[LedgerRow]()
+        options, ledger, checkpoints = self.recipe.base, list[LedgerRow](), self._checkpoints("base")
         if options.checkpoint is not None:
             base = open_base(options.checkpoint, asked=options.asked)
             check_images(self.images, base.spec)
@@ -133,7 +133,6 @@ class BasedRun(ResumableRun):
                 base = replace(base, data=self.images.about(), sha256="", notes=())
             base = self._as_sampled(base)
         else:
-            checkpoints = self._checkpoints("base")
             with self._tracked("base", options.train) as told:
                 base, result = train_base(options, self.images, checkpoints, told)
             base = self._as_sampled(base)
@@ -144,7 +143,6 @@ class BasedRun(ResumableRun):
             save_base(base, self.folder / "base.safetensors")
         save_base(base, self.folder / "base.pt")
         self.__dict__.pop("base", None)
-        self._drop_checkpoints("base")
         return spent(*ledger)
 
 

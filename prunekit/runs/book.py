@@ -145,8 +145,7 @@ class Book:
                 f"{paths} since stage {stage.name} finished; {stage.name} is made again, and so is every later stage whose "
                 "inputs come out different."
             )
-        before, known = self._hashes(stage), record.inputs or {}
-        if other := [name for name in {**before, **known} if before.get(name) != known.get(name)]:
+        if other := self._differing(stage, self._hashes(stage), record.inputs or {}):
             return f"Stage {stage.name} was made from other files of {', '.join(other)}; {stage.name} is made again."
         return None
 
@@ -180,6 +179,15 @@ class Book:
         written = {name: marks_digest(self._marks(name)) for name in stage.before}
         return written | {path: mark.sha256 for path, mark in marks_of(self.folder, stage.reads).items()}
 
+    def as_before(self, stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
+        """The result of :meth:`inputs` as earlier versions hashed it: with outputs that may be deleted."""
+        return {**inputs, **{name: marks_digest(self._marks(name), extras=True) for name in stage.before}}
+
+    def _differing(self, stage: Stage, inputs: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
+        """The earlier stages and files of which a record knows other hashes than ``inputs``, as any version hashed them."""
+        before = self.as_before(stage, inputs)
+        return [name for name in {**inputs, **known} if known.get(name) not in (inputs.get(name), before.get(name))]
+
     def disown(self, stage: Stage) -> None:
         """Forget a stage's outputs before it is made again, so that they do not count as finished if it stops midway.
 
@@ -210,9 +218,12 @@ class Book:
             return None if found is None else found[1]
 
         before = recorded()
-        if before is None or before.key != stage.key or before.inputs not in (None, inputs):
+        if before is None or before.key != stage.key:
+            return False
+        if before.inputs is not None and self._differing(stage, inputs, before.inputs):
             return False
         marks = marks_of(peer, stage.outputs) if before.outputs is None else before.outputs
+        marks = {path: mark for path, mark in marks.items() if not mark.extra or (peer / path).is_file()}
         if not _complete(stage, marks) or changes(peer, marks, read_all=True):
             return False
         for path in marks:
@@ -222,7 +233,7 @@ class Book:
         if recorded() != before or changes(self.folder, marks, read_all=True):  # made again in the meantime
             discard(self.folder, marks)
             return False
-        self._write(stage.name, before.model_copy(update={"outputs": dict(marks), "inputs": dict(inputs)}))
+        self._write(stage.name, before.model_copy(update={"outputs": marks, "inputs": dict(inputs)}))
         return True
 
 

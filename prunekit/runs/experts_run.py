@@ -151,7 +151,6 @@ class Run(PlannedRun):
         with self._tracked(f"group {index}", options.train_of(index)) as told:
             tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
         save_slim(tuned, self.folder / "slim" / name)
-        self._drop_checkpoints(name)
         stage, batch_size = f"fine-tuning, group {index}", options.train.batch_size
         taught = 0 if teacher is None else self.bench.macs
         return spent(

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from prunekit._files import json_hash, write_json
-from prunekit._json import read_json
+from prunekit._files import json_hash
 from prunekit.allocation import GroupRecoveries, Recoveries, Recovery
 from prunekit.checkpoint import Base
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
+from prunekit.ledger import LedgerRow
 from prunekit.recipe import DataOptions, FinetuneOptions, PruneOptions
-from prunekit.results.recovery_files import RecoveryPart
+from prunekit.runs.kept_recoveries import kept_recovery
 from prunekit.runs.observing import Observer, Silent, training_reporter
 from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel, load_slim
@@ -127,16 +127,13 @@ class Recovering:
         probed = [self.probed.samples, self.probed.batch_size, self.probed.seed]
         key = json_hash([*described, *predicted, repr(self.options), *probed])
         finished = self.output.with_name(f".{self.output.stem}.group-{slim.group.index}-{key[:16]}.json")
-        if finished.is_file():
-            return Recovery.of(RecoveryPart.of(read_json(finished), str(finished), "delete it"))
-        checkpoints = finished.with_suffix("")
-        told = training_reporter(
-            self.observer, f"group {slim.group.index} at {slim.macs / self._bench.macs:.2g} of the MACs"
-        )
-        point, _ = recover(slim, images.train, self.options, self.probed, checkpoints, told)
-        write_json(finished, vars(point))
-        drop_checkpoints(checkpoints)
-        return point
+        size = f"group {slim.group.index} at {slim.macs / self._bench.macs:.2g} of the MACs"
+
+        def train(checkpoints: Path) -> tuple[Recovery, list[LedgerRow]]:
+            told = training_reporter(self.observer, size)
+            return recover(slim, images.train, self.options, self.probed, checkpoints, told)
+
+        return kept_recovery(finished, train)[0]
 
     def _kept(self) -> list[Path]:
         """Records of finished networks, and folders of checkpoints."""

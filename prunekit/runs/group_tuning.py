@@ -12,6 +12,7 @@ from prunekit._files import write_json
 from prunekit._json import JsonDict, read_json
 from prunekit.checkpoint import Asked
 from prunekit.data import ImageSplit, note_place
+from prunekit.errors import InputError
 from prunekit.recipe import DataOptions, FinetuneOptions
 from prunekit.runs.book import Stage
 from prunekit.runs.executors import Executor, fan_out
@@ -133,9 +134,10 @@ def tune_together(
         By target, the facts of its training.
 
     Raises:
+        InputError: two targets have the same name.
         UnfinishedError: trainings failed; the results of the others are written.
     """
-    named = {tuning.target.name.replace("-", " "): tuning for tuning in tunings}
+    named = _named(tunings)
     run = _Together(named, folder)
     stages = {name: Stage(name, "", (), partial(dict)) for name in named}
     jobs = [Job(run, name, (stage,)) for name, stage in stages.items()]
@@ -148,6 +150,21 @@ def tune_together(
     with suppress(OSError):  # something else is in it
         os.rmdir(folder)
     return found
+
+
+def _named(tunings: Sequence[Tuning]) -> dict[str, Tuning]:
+    """Tunings by their jobs' names: the targets' paths from the folder that has them all."""
+    shared = os.path.commonpath([tuning.target.absolute().parent for tuning in tunings])
+    named: dict[str, Tuning] = {}
+    for tuning in tunings:
+        name = " ".join(tuning.target.absolute().relative_to(shared).parts).replace("-", " ")
+        if name in named:
+            raise InputError(
+                f"{named[name].target} and {tuning.target} would both be called {name!r}; expected other names of folders, or "
+                "fine-tune them one after the other."
+            )
+        named[name] = tuning
+    return named
 
 
 def _facts_file(folder: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from prunekit.recipe import (
 )
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.based_run import BasedRun, spent
+from prunekit.runs.kept_recoveries import kept_recovery
 from prunekit.runs.run_folder import inside
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
@@ -52,6 +53,7 @@ class PlannedRun(BasedRun):
         if self.has_specialist:  # the border follows from the budget
             inputs["allocation"] = allocation
         self._stage("groups", inputs, ["groups.json"], action, "base", extras=["groups.png"])
+        self.__dict__.pop("groups", None)  # made or copied anew, so it is read again
         if allocation.sensitivity:
             evidence += self._sensitivity(allocation, recipe.evaluation)
         if prune is not None and allocation.rule == "measured":
@@ -61,6 +63,7 @@ class PlannedRun(BasedRun):
         reach = {} if prune is None else {"reach": _reach_of(prune), **self._times}
         inputs, action = {"allocation": allocation, **reach}, partial(self._allocate, allocation)
         self._stage("allocate", inputs, ["allocation.json"], action, ["groups", *evidence])
+        self.__dict__.pop("allocation", None)
 
     def _score(self, prune: PruneOptions) -> None:
         self._stage("importance", {"prune": prune}, ["importance.json"], partial(self._importance, prune), "groups")
@@ -117,12 +120,12 @@ class PlannedRun(BasedRun):
         """See :attr:`~prunekit.recipe.ExpertsRecipe.has_specialist`."""
         return isinstance(self.recipe, ExpertsRecipe) and self.recipe.has_specialist
 
-    @property
+    @cached_property
     def groups(self) -> TimestepGroups:
         """The timestep groups; their stage must be done."""
         return TimestepGroups.from_json(read_json(self.folder / "groups.json"), self.folder / "groups.json")
 
-    @property
+    @cached_property
     def allocation(self) -> Allocation:
         """The allocation; its stage must be done."""
         return Allocation.from_json(read_json(self.folder / "allocation.json"), self.folder / "allocation.json")
@@ -243,18 +246,22 @@ class PlannedRun(BasedRun):
             slim, result = self._search(index, target, journal, options)
             if points:
                 rows += self._searching(f"recovery, group {index}", options, result, slim)
-            teacher = self.bench if needs_teacher(slim, tune) and not tune.leaves(slim) else None
-            name = f"recovery-{index}-{target}"
-            with self._tracked(f"recovery of group {index}", tune.train_of(index)) as told:
-                point, cost = recover(
-                    slim, self.images.train, tune, options, self._checkpoints(name), told, teacher, macs
-                )
-            self._drop_checkpoints(name)
+            file = self._checkpoints(f"recovery-{index}-{target}").with_suffix(".json")
+            point, cost = kept_recovery(file, partial(self._trained_briefly, slim, options, tune))
             points, rows = [*points, point], rows + cost
         found = GroupRecoveries(self.groups[index], tuple(points))
         known = Recoveries(self.groups.num_timesteps, macs, tune.train.steps, (found,))
         write_json(self.folder / _recovery_file(index), known.to_json())
         return spent(*rows)
+
+    def _trained_briefly(
+        self, slim: SlimModel, options: PruneOptions, tune: FinetuneOptions, checkpoints: Path
+    ) -> tuple[Recovery, list[LedgerRow]]:
+        """What a pruned network recovers in a short fine-tuning, and what that took."""
+        index = slim.group.index
+        teacher = self.bench if needs_teacher(slim, tune) and not tune.leaves(slim) else None
+        with self._tracked(f"recovery of group {index}", tune.train_of(index)) as told:
+            return recover(slim, self.images.train, tune, options, checkpoints, told, teacher, self.bench.macs)
 
     def _recovered(self, group: TimestepGroup) -> Path:
         return self.folder / _recovery_file(group.index)

@@ -141,9 +141,14 @@ def changes(folder: Path, marks: Marks, read_all: bool = False) -> list[Change]:
     return found
 
 
-def marks_digest(marks: Marks) -> str:
-    """One hash for the contents of all files; it does not depend on their times."""
-    return json_hash({path: mark.sha256 for path, mark in marks.items()})
+def marks_digest(marks: Marks, extras: bool = False) -> str:
+    """One hash for the contents of the files; it does not depend on their times.
+
+    Args:
+        marks: the recorded files.
+        extras: whether files that may be deleted count, as they did in earlier versions.
+    """
+    return json_hash({path: mark.sha256 for path, mark in marks.items() if extras or not mark.extra})
 
 
 def discard(folder: Path, paths: Iterable[str]) -> None:

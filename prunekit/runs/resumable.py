@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class ResumableRun(ABC, Generic[RecipeT_co]):
-    """One recipe in one folder. Its pickle has only these two; a process that unpickles it reads the rest from the folder.
+    """One recipe in one folder. Its pickle has only these two and the peers; a process that unpickles it reads the rest there.
 
     Args:
         recipe: the recipe to run.
@@ -73,16 +73,15 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         self.executor = executor
         self.peers = tuple(peers)
         self.key = ""  # of the stage that runs, including its inputs
-        self._key_before = (
-            ""  # names checkpoints of earlier versions, whose names did not include the hashes of the inputs
-        )
+        self._earlier_keys: tuple[str, ...] = ()  # by which earlier versions named its checkpoints
+        self._trainings: set[str] = set()  # names of its trainings
         self.planned: dict[str, Stage] = {}  # the stages that are part of this run
         self.done: dict[str, StageRecord] = {}  # their records
         self._book = Book(folder)
         self._told: set[str] = set()
 
-    def __reduce__(self) -> tuple[type["ResumableRun"], tuple[Recipe, Path]]:
-        return type(self), (self.recipe, self.folder.resolve())
+    def __reduce__(self) -> tuple[type["ResumableRun"], tuple[object, ...]]:
+        return type(self), (self.recipe, self.folder.resolve(), None, None, [peer.resolve() for peer in self.peers])
 
     @abstractmethod
     def execute(self) -> Path:
@@ -197,9 +196,13 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
             return
         self.observer.stage(stage.name, False)
         started = time.perf_counter()
-        self.key, self._key_before = json_hash([stage.key, inputs]) if inputs else stage.key, stage.key
+        self.key = json_hash([stage.key, inputs]) if inputs else stage.key
+        self._earlier_keys = json_hash([stage.key, book.as_before(stage, inputs)]), stage.key
+        self._trainings = set()
         facts = stage.action()
         book.finish(stage, round(time.perf_counter() - started, 3), facts, inputs)
+        for name in self._trainings:
+            self._drop_checkpoints(name)
         if "images" in self.__dict__:
             note_place(self.images, self.folder)
 
@@ -277,21 +280,29 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         return {name: stage.seconds for name, stage in self.done.items()}
 
     def _checkpoints(self, name: str) -> Path:
-        """Folder for a training's checkpoints. It depends on options and inputs, so that a changed recipe starts a new training."""
-        own, before = (
-            self.folder / "checkpoints" / f"{_slug(name)}-{key[:16]}" for key in (self.key, self._key_before)
+        """Folder for a training's checkpoints. It depends on options and inputs, so that a changed recipe starts a new training.
+
+        What a training has finished may be kept beside it, under its name with ``.json``. Both are dropped once the stage is
+        recorded: an interruption before that loses no training.
+        """
+        self._trainings.add(name)
+        own, *before = (
+            self.folder / "checkpoints" / f"{_slug(name)}-{key[:16]}" for key in (self.key, *self._earlier_keys)
         )
-        if before.is_dir() and not own.exists():
-            before.rename(own)
+        for folder in before:
+            if folder.is_dir() and not own.exists():
+                folder.rename(own)
         return own
 
     def _drop_checkpoints(self, name: str) -> None:
-        """Remove a training's checkpoints, including those for other options."""
-        for folder in (self.folder / "checkpoints").glob(f"{_slug(name)}-*"):
-            if re.fullmatch("[0-9a-f]{16}", folder.name.removeprefix(f"{_slug(name)}-")):
-                for part in folder.glob("part-*"):  # of a training in parts, one for each network
+        """Remove a training's checkpoints and what it has finished, including those for other options."""
+        for path in (self.folder / "checkpoints").glob(f"{_slug(name)}-*"):
+            if re.fullmatch(r"[0-9a-f]{16}(\.json)?", path.name.removeprefix(f"{_slug(name)}-")):
+                for part in path.glob("part-*"):  # of a training in parts, one for each network
                     drop_checkpoints(part)
-                drop_checkpoints(folder)
+                if path.is_file():
+                    path.unlink(missing_ok=True)
+                drop_checkpoints(path)
 
 
 def _slug(name: str) -> str:

@@ -39,6 +39,7 @@ __all__ = [
 BATCH = 256
 """Samples at a time."""
 _LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed use different random numbers
+_STEP_SEED = 0x85EBCA6B  # so that the sampler's noise is not the initial noise of another seed
 
 
 def to_images(samples: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ class Sampler:
         """
         scheduler = copy.deepcopy(self.scheduler)  # it has a step counter
         set_timesteps(scheduler, self.steps, self.shape[0] if len(self.shape) == 2 else None)
-        generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
+        generators = [Generator().manual_seed(seed * 1_000_003 + _STEP_SEED + first + i) for i in range(len(noise))]
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
         told = {name: rows.to(device) for name, rows in (conditions or {}).items()}
         x = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)  # flow matching begins at the noise itself

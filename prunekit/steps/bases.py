@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._json import JsonDict
 from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
 from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
+from prunekit.graph.copying import copied
 from prunekit.recipe import BaseOptions
 from prunekit.sampling import make_sampler, to_images
 from prunekit.steps.image_choice import check_images
@@ -25,7 +27,19 @@ from prunekit.training import (
     train,
 )
 
-__all__ = ["complete_spec", "few_samples", "open_base", "sampled_by", "scheduler_file", "seeded_weights", "train_base"]
+__all__ = [
+    "complete_spec",
+    "few_samples",
+    "open_base",
+    "sampled_by",
+    "scheduler_file",
+    "seeded_weights",
+    "train_base",
+    "trained_samples",
+]
+
+_FEW = 16
+_FEW_STEPS = 20
 
 
 def open_base(
@@ -119,7 +133,11 @@ def train_base(
         checkpoints: folder for checkpoints.
         report: called with the progress.
         trained: a base to train on from its moving average, with a new optimizer; its network, noise schedule and prediction type
-            are used.
+            are used. It is not changed.
+
+    Returns:
+        The base, whose provenance has the images of all its trainings as ``samples`` if that is known; and the result of this
+        training.
 
     Raises:
         InputError: the network does not take the images, or ``trained`` has as many steps already.
@@ -132,7 +150,7 @@ def train_base(
             model = options.spec().build()
         spec, parameterization, start = ModelSpec.of(model), options.parameterization, 0  # with the class's defaults
     else:
-        model, spec, parameterization = trained.model, trained.spec, trained.parameterization
+        model, spec, parameterization = copied(trained.model), trained.spec, trained.parameterization
         start = _steps_before(trained, options.train.steps)
     check_images(data, spec)
     learned = variance_loss("vlb", None, parameterization) if predicts_variance(spec) else None  # L_hybrid of IDDPM
@@ -147,23 +165,37 @@ def train_base(
     sampler = timestep_sampler(options.train, parameterization)
     result = train(model, objective, sampler, options.train, checkpoints, report, start=start)
     made = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
+    before = 0 if trained is None else trained_samples(trained.provenance)
     provenance = {
         **made,
+        **({} if before is None else {"samples": before + result.samples}),
         "data_sha256": data.train.sha256,
         **({"continued_from": start} if trained is not None else {}),
     }
     return Base(result.model, spec, parameterization, data.about(), provenance), result
 
 
-def few_samples(base: Base, images: ImageSplit, count: int = 16, steps: int = 20) -> Tensor | None:
+def few_samples(base: Base, images: ImageSplit) -> Tensor | None:
     """A few samples of a base for people to look at, uint8 (count, C, H, W); None for latents and for networks with classes."""
     if images.train.latent or base.spec.num_classes is not None:
         return None
     channels, height, width = images.train.images.shape[1:]
     sampler = make_sampler(
-        "ddim", min(steps, base.schedule.num_timesteps), base.parameterization, (channels, height, width)
+        "ddim", min(_FEW_STEPS, base.schedule.num_timesteps), base.parameterization, (channels, height, width)
     )
-    return to_images(sampler(base.model, count, 0))
+    return to_images(sampler(base.model, _FEW, 0))
+
+
+def trained_samples(provenance: JsonDict) -> int | None:
+    """Images that went through a base in training, by its provenance; None if it does not say.
+
+    Older files have no ``samples``; their steps are taken to have had the batch size of the last.
+    """
+    samples, *product = (provenance.get(name) for name in ("samples", "steps", "batch_size"))
+    if isinstance(samples, int):
+        return samples
+    steps, batch_size = product
+    return steps * batch_size if isinstance(steps, int) and isinstance(batch_size, int) else None
 
 
 def _steps_before(trained: Base, steps: int) -> int:

@@ -104,8 +104,9 @@ def plan_budget(
 def specialist_groups(schedule: NoiseSchedule, budget: float, sampler: str = "ddim", steps: int = 50) -> TimestepGroups:
     """Two timestep groups: the base keeps the cleaner one, and one pruned specialist serves the noisiest timesteps.
 
-    The border follows from the budget: the noisy group has as few of the sampler's steps as it can, so that the specialist keeps
-    at least half of the base's MACs. With rule ``auto`` the mean over the steps is then exactly the budget.
+    The border follows from the budget: the noisy group has as few of the sampler's evaluations as it can, so that the specialist
+    keeps at least half of the base's MACs. Evaluations at the same timestep, such as Heun's two, are in the same group. With rule
+    ``auto`` the mean over the evaluations is then exactly the budget.
 
     Args:
         schedule: the noise schedule.
@@ -122,15 +123,18 @@ def specialist_groups(schedule: NoiseSchedule, budget: float, sampler: str = "dd
     """
     times = np.sort(evaluations(schedule, sampler, steps))[::-1]
     smallest = max(_SPECIALIST, own_floor("auto", budget, None))
-    least = 1 - (1 - _SPECIALIST) * (len(times) - 1) / len(times)
+    places = np.floor(times)  # evaluations at one place cannot be in different groups
+    least = 1 - (1 - _SPECIALIST) * int((places > places[-1]).sum()) / len(times)
     noisy = math.ceil((1 - budget) * len(times) / (1 - smallest) - 1e-9)
+    while 0 < noisy < len(times) and places[noisy - 1] == places[noisy]:
+        noisy += 1
     if not 0 < noisy < len(times):
         raise BudgetError(
             f"Got budget {budget:g} for the base and one specialist of at least {_SPECIALIST:g} of its MACs; expected "
             f"{least:.4g} … {1 - 1e-4:g}: choose a budget in that range, or experts for all timestep groups.",
             (least, 1 - 1e-4),
         )
-    cut = math.floor((times[noisy - 1] + times[noisy]) / 2) + 1
+    cut = min(math.floor((times[noisy - 1] + times[noisy]) / 2) + 1, int(places[noisy - 1]))
     return cut_groups(schedule, cuts=(cut,))
 
 

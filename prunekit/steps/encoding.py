@@ -23,6 +23,7 @@ from prunekit.steps.placing import compute_device
 
 __all__ = ["EncodeOptions", "Encoded", "encode"]
 
+_NOISE_SEED = 0xE2C0  # added to the seed: an evaluation by the same seed has other noise
 _PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -105,7 +106,7 @@ def encode(
             pictures = _without_pictures(source)
         encoder = Encoder(opened, options.size, options.seed, options.arguments)
         writer = EncodedWriter(output, _encoding(encoder, pictures, source, options))
-        making = _sampled(encoder, options) if sampled else encoder.latents
+        making = _sampled(encoder, pictures, options) if sampled else encoder.latents
         _write(writer, encoder, pictures, making, options.batch_size)
         return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), pictures.report)
 
@@ -134,7 +135,8 @@ def _encoding(
     )
 
 
-_Latents = Callable[[CaptionedPart, range], Tensor]
+_Latents = Callable[[CaptionedPart, range, int], Tensor]
+"""Latents of some rows of a part, whose first row has the given number among those of both parts."""
 
 
 def _write(writer: EncodedWriter, encoder: Encoder, pictures: Captioned, latents: _Latents, batch_size: int) -> None:
@@ -146,27 +148,26 @@ def _write(writer: EncodedWriter, encoder: Encoder, pictures: Captioned, latents
             rows = range(start, min(start + batch_size, len(part)))
             tell("encoding", before + start, whole)
             columns = encoder.conditions([part.subjects[row] for row in rows])
-            writer.append(name, latents(part, rows).cpu(), columns)
+            writer.append(name, latents(part, rows, before).cpu(), columns)
         before += len(part)
     tell("encoding", whole, whole)
 
 
-def _sampled(encoder: Encoder, options: EncodeOptions) -> _Latents:
-    """Latents that the pipeline samples for the captions of a part."""
+def _sampled(encoder: Encoder, captions: Captioned, options: EncodeOptions) -> _Latents:
+    """Latents that the pipeline samples for captions. The noise of a row depends on the seed and its number alone."""
     (network,) = denoisers_of(encoder.pipeline).values()
+    sampler = PipelineSampler(
+        encoder.pipeline,
+        options.steps,
+        [*captions.train.subjects, *captions.held_out.subjects],
+        options.guidance_scale,
+        encoder.size,
+        decoded=False,
+        arguments=options.arguments,
+    )
 
-    def latents(part: CaptionedPart, rows: range) -> Tensor:
-        subjects = [part.subjects[row] for row in rows]
-        sampler = PipelineSampler(
-            encoder.pipeline,
-            options.steps,
-            subjects,
-            options.guidance_scale,
-            encoder.size,
-            decoded=False,
-            arguments=options.arguments,
-        )
-        return sampler(network, len(rows), (options.seed or 0) * 1_000_003 + rows.start)
+    def latents(_: CaptionedPart, rows: range, first: int) -> Tensor:
+        return sampler(network, len(rows), (options.seed or 0) + _NOISE_SEED, len(rows), first=first + rows.start)
 
     return latents
 

@@ -18,6 +18,7 @@ from prunekit.slim import SlimModel
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
 from prunekit.steps.objectives import objective_for, predicts_variance, variance_loss
+from prunekit.steps.placing import kept_in_place
 from prunekit.training import (
     DenoisingObjective,
     Distillation,
@@ -51,7 +52,8 @@ def finetune_slim(
         options: how to train.
         checkpoints: folder for the training's checkpoints.
         report: is told the progress.
-        teacher: the base, if :func:`needs_teacher` says so; with its channel groups if the options ask for features.
+        teacher: the base, if :func:`needs_teacher` says so; with its channel groups if the options ask for features. It is on the
+            GPU during the training, and afterwards where it was.
 
     Raises:
         InputError: the teacher is missing, or is another base than the slim model's.
@@ -76,7 +78,9 @@ def finetune_slim(
     sampler = timestep_sampler(options.train, parameterization, within)
     seed = options.train.seed * 1009 + slim.group.index  # groups must not share batches
     settings = replace(options.train_of(slim.group.index), seed=seed)
-    result = train(model, objective, sampler, settings, checkpoints, report)
+    taught_by = () if teacher is None else (_base_of(teacher).model,)
+    with kept_in_place(*taught_by):
+        result = train(model, objective, sampler, settings, checkpoints, report)
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
     ), result
@@ -101,13 +105,17 @@ def _variance(
     )
 
 
+def _base_of(teacher: Bench | Base) -> Base:
+    return teacher.base if isinstance(teacher, Bench) else teacher
+
+
 def _checked_base(slim: SlimModel, teacher: Bench | Base) -> Base:
     """The base that teaches.
 
     Raises:
         InputError: the slim model was pruned from another one.
     """
-    base = teacher.base if isinstance(teacher, Bench) else teacher
+    base = _base_of(teacher)
     expected = slim.about.get("provenance", {}).get("base_sha256")
     if expected and base.sha256 and expected != base.sha256:
         raise InputError(

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-__all__ = ["compute_device", "placed"]
+from prunekit.graph.forward_pass import Inputs
+
+__all__ = ["compute_device", "inputs_on", "kept_in_place", "place_of", "placed"]
 
 
 def compute_device() -> torch.device:
@@ -14,14 +18,34 @@ def compute_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def place_of(model: nn.Module) -> torch.device:
+    """The device of a network's first tensor; the CPU for a network without tensors."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
+def inputs_on(device: torch.device, inputs: Inputs) -> Inputs:
+    """Arguments of a forward pass with every tensor on a device."""
+    moved: Inputs = tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, inputs)
+    return moved
+
+
+@contextmanager
+def kept_in_place(*models: nn.Module) -> Iterator[None]:
+    """After the block, also one that raises, every network is back on the device that it was on before."""
+    places = [place_of(model) for model in models]
+    try:
+        yield
+    finally:
+        for model, place in zip(models, places, strict=True):
+            if place_of(model) != place:
+                model.to(place)
+
+
 @contextmanager
 def placed(*models: nn.Module) -> Iterator[None]:
-    """Within the block the networks are on the GPU, if there is one; afterwards on the CPU, where files and counts are made."""
+    """Within the block the networks are on the GPU, if there is one; afterwards where they were."""
     device = compute_device()
-    try:
+    with kept_in_place(*models):
         for model in models if device.type != "cpu" else ():
             model.to(device)
         yield
-    finally:
-        for model in models if device.type != "cpu" else ():
-            model.cpu()

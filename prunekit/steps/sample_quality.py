@@ -59,13 +59,12 @@ class Measured:
     grids: dict[str, Tensor]
 
 
-def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[GroupLoss]:
-    """Held-out denoising loss of every model per timestep group, and the paired difference of the expert from the reference.
+def measure_losses(setting: Setting, models: Mapping[str, nn.Module]) -> list[GroupLoss]:
+    """Held-out denoising loss of every model per timestep group, and the paired difference of the expert from the base.
 
     Args:
         setting: see :class:`Setting`.
         models: by the fields of :class:`prunekit.results.expert_results.GroupLoss`.
-        reference: name of the model that the expert is compared with.
     """
     held_out = setting.images.held_out
     objective = objective_for(held_out, setting.spec, setting.parameterization)
@@ -80,20 +79,20 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
         row: dict[str, Estimate] = {
             name: LossEstimate(mean=loss.mean, se=loss.standard_error) for name, loss in own.items()
         }
-        if "expert" in own and reference in own:
-            mean, error = paired_difference(own[reference], own["expert"])
+        if "expert" in own and "base" in own:
+            mean, error = paired_difference(own["base"], own["expert"])
             row["difference"] = Estimate(mean=mean, se=error)
-        bounds = _bounds(own, reference)
+        bounds = _bounds(own)
         rows.append(GroupLoss.joined(group=group.index, **row, **({"bounds": bounds} if bounds else {})))
     return rows
 
 
-def _bounds(losses: Mapping[str, Losses], reference: str) -> dict[str, Estimate]:
-    """Mean term of the variational bound of every model that predicts variances, and the paired difference from the reference."""
+def _bounds(losses: Mapping[str, Losses]) -> dict[str, Estimate]:
+    """Mean term of the variational bound of every model that predicts variances, and the paired difference from the base."""
     known = {name: bound for name, loss in losses.items() if (bound := loss.bound) is not None}
     found = {name: Estimate(mean=bound.mean, se=bound.standard_error) for name, bound in known.items()}
-    if "expert" in known and reference in known:
-        mean, error = paired_difference(known[reference], known["expert"])
+    if "expert" in known and "base" in known:
+        mean, error = paired_difference(known["base"], known["expert"])
         found["difference"] = Estimate(mean=mean, se=error)
     return found
 

@@ -15,7 +15,7 @@ from prunekit.graph.forward_pass import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, Probe, Scores, importance
 from prunekit.search import SearchResult, repair, search
-from prunekit.steps.placing import placed
+from prunekit.steps.placing import inputs_on, place_of, placed
 
 if TYPE_CHECKING:
     from prunekit.recipe import PruneOptions
@@ -71,7 +71,7 @@ def search_and_repair(
 
     Args:
         model: the full network; it is not changed.
-        inputs: arguments of one forward pass at batch 1.
+        inputs: arguments of one forward pass at batch 1, on any device.
         graph: its channel groups.
         cost: the cost model of these channel groups.
         loss: as for :class:`prunekit.importance.Probe`.
@@ -94,13 +94,15 @@ def search_and_repair(
         result = search(
             model, restricted(graph, options), cost, scores, probe, target, options.search, latency, journal
         )
-        pruned = repair(model, graph, result.plan, probe, options.repair).cpu()
+        pruned = repair(model, graph, result.plan, probe, options.repair)
+    own = place_of(model)
+    pruned.to(own)
     if (found := first_not_finite(pruned)) is not None:
         raise GraphError(
             f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with `repair` none."
         )
-    verify(model, pruned, graph, result.plan, cost, inputs)
-    return pruned, result
+    verify(model, pruned, graph, result.plan, cost, inputs_on(own, inputs))
+    return pruned.cpu(), result
 
 
 def search_provenance(result: SearchResult, options: "PruneOptions") -> dict[str, object]:

@@ -14,6 +14,7 @@ from prunekit.results.expert_results import BaseManifest
 from prunekit.results.manifest_head import BaseTraining
 from prunekit.search import SearchResult, proxy_samples
 from prunekit.slim import SlimModel
+from prunekit.steps.bases import trained_samples
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.sample_quality import loss_draws
 from prunekit.steps.setting import Setting
@@ -39,9 +40,9 @@ def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequenc
             shipped = BaseManifest.of(read_json(path), str(path))
         rows = list(map(LedgerRow.from_json, shipped.ledger or ()))
         known, source = [row for row in rows if row.stage == BASE_TRAINING and row.kind == "training"], "its own run"
-    steps, batch_size = base.provenance.get("steps"), base.provenance.get("batch_size")
-    if not known and isinstance(steps, int) and isinstance(batch_size, int):
-        known, source = [both_ways(BASE_TRAINING, "training", steps * batch_size, macs)], "the checkpoint's provenance"
+    samples = trained_samples(base.provenance)
+    if not known and samples is not None:
+        known, source = [both_ways(BASE_TRAINING, "training", samples, macs)], "the checkpoint's provenance"
     if not known:
         return None
     return BaseTraining(samples=known[0].samples, macs=known[0].macs, known_from=source)

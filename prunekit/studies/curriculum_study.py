@@ -104,7 +104,6 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             )
             for (done, _), network in zip(snapshots.kept, snapshots.networks(model), strict=True)
         ]
-        self._drop_checkpoints(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         rows = spent_on_training(name, steps * settings.batch_size, self.macs, parameters, settings.batch_size)
         looked = [spent_on_losses(name, judge.setting, [[self.macs]])]

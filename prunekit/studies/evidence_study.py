@@ -45,7 +45,7 @@ from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.setting import Setting
 from prunekit.studies.shown_images import show_images
-from prunekit.studies.side_by_side import SideBySide
+from prunekit.studies.side_by_side import SideBySide, at_scale, shown_at_scale
 
 __all__ = ["EvidenceRun"]
 
@@ -79,8 +79,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         pipeline = self.recipe.evaluation.pipeline
         observer, bases = Within(self.observer, "base"), [peer / "base" for peer in self.peers]
         Run(self.recipe.only(), self.folder / "base", observer, peers=bases, pipeline=pipeline).make_all()
-        outputs = ["samples/base.npz", _IMAGES]
-        self._stage("base", self._common(), outputs, self._measure_base, reads=["base/base.pt"])
+        outputs = [Path(_SHOWN), Path(_IMAGES)]
+        for scale in self.recipe.evaluation.other_guidance_scales:
+            outputs += [shown_at_scale(Path(_SHOWN), scale), at_scale(Path(_IMAGES), scale)]
+        names = [path.as_posix() for path in outputs]
+        self._stage("base", self._common(), names, self._measure_base, reads=["base/base.pt"])
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
         planned = {(name, seed): self._planned_entry(name, seed) for name, seed in every}
         # Seeds run one after the other: an entry's seeds share its folder, and all entries at one seed can be compared.
@@ -155,7 +158,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     def _measure_base(self) -> StageFacts:
         model, macs = self.base.model, float(self.base_macs)
-        shown = self.folder / "samples" / "base.npz"
+        shown = self.folder / _SHOWN
         figures, rows = self.scales.of("base", model, [self.base_macs] * len(self.setting.groups), macs, shown)
         spent = {"base": self._base_training, "search": 0, "fine-tuning": 0}
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -320,6 +323,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
 _TUNING = "fine-tuning"  # how the rows of these stages begin
 _IMAGES = "base/images.npz"
+_SHOWN = "samples/base.npz"
 
 
 def _is_tuning(row: LedgerRow) -> bool:

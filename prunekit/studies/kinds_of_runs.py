@@ -5,11 +5,12 @@ from pathlib import Path
 
 from prunekit._files import check_file, check_folder
 from prunekit._json import read_json
-from prunekit._kinds import contents
+from prunekit._kinds import contents, has_format
 from prunekit.errors import InputError, PrunekitError
 from prunekit.experiments import Experiment
 from prunekit.recipe import Recipe
 from prunekit.report.folder import FOLDER as REPORT
+from prunekit.results.formats import STAGE, STAGE_WITHOUT_HASHES, STATE
 from prunekit.runs.executors import Executor
 from prunekit.runs.experts_run import Run
 from prunekit.runs.observing import Observer
@@ -45,11 +46,19 @@ def check_run_folder(folder: Path, recipe: str | None = None) -> None:
     check_folder(folder / "report", REPORT)
     found = {path.name for path in contents(folder)} if folder.is_dir() else set()
     other = sorted(found - {"jobs"})  # the executor's folder, which is made before the run
-    begun = any((folder / place / name).exists() for place in (".", "base") for name in ("stages", "state.json"))
-    if other and not begun:  # a comparison makes its base first, in a run of its own
+    begun = _holds_run(folder) or _holds_run(folder / "base")  # a comparison makes its base first, in a run of its own
+    if other and not begun:
         raise InputError(
             f"{folder} has {other[0]} in it and holds no earlier run; expected a new or empty folder for the run."
         )
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run has begun a stage here: a record or a lock of prunekit's, since others call folders ``stages``, too."""
+    stages, records = folder / "stages", (STAGE, STAGE_WITHOUT_HASHES)
+    if has_format(STATE)(folder / "state.json") or any(stages.glob(".*.lock")):
+        return True
+    return any(has_format(record)(path) for path in stages.glob("*.json") for record in records)
 
 
 def _check_recipe(folder: Path, recipe: str | None) -> None:

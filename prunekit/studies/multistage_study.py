@@ -172,7 +172,6 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         if network == "unified":
             base = Base(model, contest.spec, contest.parameterization, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
-        self._drop_checkpoints(name)
         setting = replace(contest.judge.setting, groups=groups)
         looks = spent_on_looks(name, setting, row.stage_macs, row.sampling_macs, self.options.looks)
         trained = [replace(entry, stage=name) for entry in ledger]

@@ -20,7 +20,7 @@ from prunekit.steps.setting import Setting
 from prunekit.steps.spending import spent_on_losses, spent_on_sampling
 from prunekit.training import to_unit_range
 
-__all__ = ["SideBySide"]
+__all__ = ["SideBySide", "at_scale", "shown_at_scale"]
 
 _ROUNDS = 5
 _PAIRS = 500
@@ -28,12 +28,23 @@ _MEANS = ("fid", "kid", "agreement")
 _DIFFERENCES = ("fid_difference", "agreement_difference")
 
 
+def at_scale(images: Path, scale: float) -> Path:
+    """The file of the base's images at another scale of guidance, beside that of its images at the setting's own."""
+    return images.with_stem(f"{images.stem}-guidance-{scale:g}")
+
+
+def shown_at_scale(shown: Path, scale: float) -> Path:
+    """The same for a network's first images, as the report looks for them."""
+    return shown.with_stem(slug(at_scale(shown, scale).stem))
+
+
 class SideBySide:
     """Measures one network after the other with the same draws and the same noise.
 
     Args:
         setting: the settings; its first seed is the seed of the noise.
-        images: file for the base's images; the base must be measured first, which writes it.
+        images: file for the base's images; the base must be measured first, which writes it, and one :func:`at_scale` for each
+            other scale of guidance.
     """
 
     def __init__(self, setting: Setting, images: Path) -> None:
@@ -59,7 +70,7 @@ class SideBySide:
             for scale in options.other_guidance_scales:
                 others = to_images(setting.sampler_at(scale)(model, options.samples, options.seeds[0]))
                 guided.append(Guided.joined(self._quality(name, others, scale), guidance_scale=scale))
-                self._keep(shown.with_stem(f"{shown.stem}-guidance-{slug(f'{scale:g}')}"), others)
+                self._keep(shown_at_scale(shown, scale), others)
         self._keep(shown, images)
         losses = [row.model for row in measured if row.model is not None]
         figures = Figures.joined(
@@ -115,7 +126,7 @@ class SideBySide:
             scale: of guidance, in place of the setting's.
         """
         setting = self._setting
-        kept = self._images if scale is None else self._images.with_stem(f"{self._images.stem}-guidance-{scale:g}")
+        kept = self._images if scale is None else at_scale(self._images, scale)
         if name == "base":
             save_images(images, kept)
         distances, prompts = setting.distances, setting.asked(len(images), setting.options.seeds[0])

@@ -4,16 +4,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from prunekit.errors import InputError
-from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
+from prunekit.training.timesteps import DrawnSampler, RangeTimesteps, mixture
 
 __all__ = ["AsymmetricTimesteps"]
 
 
 @dataclass(frozen=True)
-class AsymmetricTimesteps:
+class AsymmetricTimesteps(DrawnSampler):
     """Timesteps below τ are drawn k times as often as those from τ on: k/(T + τ(k−1)) and 1/(T + τ(k−1)) each, with weight 1.
 
     SpeeD's other half is a loss weight: ``Weighted(AsymmetricTimesteps(T), change_aware(schedule))``. The two-level distribution,
@@ -43,7 +43,3 @@ class AsymmetricTimesteps:
         """See :class:`~prunekit.training.StatedSampler`."""
         often = torch.arange(self.num_timesteps) < self.boundary * self.num_timesteps
         return mixture(often.double() * math.log(self.intensity), self.within)
-
-    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """See :class:`~prunekit.training.TimestepSampler`."""
-        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)

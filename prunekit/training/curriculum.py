@@ -16,12 +16,12 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from prunekit.choices import Pace
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
-from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
+from prunekit.training.timesteps import DrawnSampler, RangeTimesteps, mixture
 
 __all__ = ["GaussianCurriculum", "NoiseRateCurriculum", "Pace", "paced"]
 
@@ -42,7 +42,7 @@ def _check_pace(pace: str, target_step: int) -> None:
 
 
 @dataclass(frozen=True)
-class GaussianCurriculum:
+class GaussianCurriculum(DrawnSampler):
     """From uniform to a Gaussian over the timesteps, q(t) ∝ exp(−(t − μ)²/(2s²)), normalised on the integers 0 … T−1.
 
     For an expert the mixture is restricted to its range: uniform at first, in the end the Gaussian normalised on the range.
@@ -79,13 +79,9 @@ class GaussianCurriculum:
         logits = -0.5 * (distance / (self.width * self.num_timesteps)).square()
         return mixture(logits, self.within, paced(self.pace, train_step, self.target_step))
 
-    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """See :class:`~prunekit.training.TimestepSampler`."""
-        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
-
 
 @dataclass(frozen=True, eq=False)
-class NoiseRateCurriculum:
+class NoiseRateCurriculum(DrawnSampler):
     """From uniform to a distribution that falls with the noise rate ν_t = √(1 − ᾱ_t), q(t) ∝ 1 − (1 − floor)·ν_t.
 
     ν_t is the coefficient of ε in x_t, from 0 (clean) to 1 (pure noise); a schedule that does not preserve the variance is
@@ -121,10 +117,6 @@ class NoiseRateCurriculum:
         """See :class:`~prunekit.training.StatedSampler`."""
         logits = torch.log1p(-(1 - self.floor) * self.noise_rate)
         return mixture(logits, self.within, paced(self.pace, train_step, self.target_step))
-
-    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """See :class:`~prunekit.training.TimestepSampler`."""
-        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
 
     def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able; the noise rates by their hash."""

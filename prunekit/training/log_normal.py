@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.schedule.diffusers import shift_of
-from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
+from prunekit.training.timesteps import DrawnSampler, RangeTimesteps, mixture
 
 __all__ = ["LogNormalTimesteps"]
 
@@ -18,7 +18,7 @@ _LEAST = 1e-9  # probability, relative to the sum: no timestep of a range is lef
 
 
 @dataclass(frozen=True, eq=False)
-class LogNormalTimesteps:
+class LogNormalTimesteps(DrawnSampler):
     """Timesteps drawn so that ln σ = ln(b/a) is normal, with weight 1.
 
     For flow matching σ = u/(1 − u), so that u is logit-normal (arXiv:2403.03206, eq. 19). A shift s of the timesteps multiplies σ
@@ -63,10 +63,6 @@ class LogNormalTimesteps:
         edges = np.array([-np.inf, *(levels[1:] + levels[:-1]) / 2, np.inf])
         mass = torch.special.ndtr(torch.from_numpy((edges - self.mean) / self.deviation)).diff()
         return mixture(torch.log(mass + _LEAST), self.within)
-
-    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """See :class:`~prunekit.training.TimestepSampler`."""
-        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
 
     def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able; the noise levels by their hash."""

@@ -44,7 +44,8 @@ class TrainResult:
     Args:
         model: EMA weights, eval mode, on the CPU.
         losses: (train step, mean loss since the previous entry).
-        samples: images that went forward and backward, over all processes and interruptions.
+        samples: images that went forward and backward in this training, over all processes and interruptions; an earlier training
+            that it continues is not counted.
         seconds: wall time of this process's part.
         seen: how often each training timestep was drawn, over all processes and interruptions, shape (T,), int64.
     """
@@ -97,8 +98,7 @@ def train(
     fingerprint, rest = (
         fingerprint_of(model, objective, sampler, options, callbacks, without) for without in ((), CHANGEABLE)
     )
-    run = _Run(model, options, sampler, callbacks, fingerprint, rest, seen)
-    run.step, run.samples = start, start * options.batch_size
+    run = _Run(model, options, sampler, callbacks, fingerprint, rest, seen, start)
     if checkpoints is not None:
         run.resume(checkpoints)
     started, first = time.perf_counter(), run.step
@@ -139,13 +139,14 @@ class _Run:
     fingerprint: str
     fingerprint_of_rest: str
     seen: Tensor
-    step: int = 0
+    start: int
+    step: int = field(init=False)
     samples: int = 0
     ended: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        options = self.options
+        options, self.step = self.options, self.start
         self.accelerator = make_accelerator(options.mixed_precision, bool(getattr(self.model, "routes_samples", False)))
         if options.batch_size % self.accelerator.num_processes:
             raise InputError(
@@ -188,7 +189,7 @@ class _Run:
         batch = [tensor[mine].to(accelerator.device) for tensor in (timesteps, weights, *drawn)]
         set_learning_rate(self.optimizer, options.learning_rate_at(self.step))
         self.optimizer.zero_grad()
-        with dropout_seeded(options.seed, self.step, accelerator.process_index):
+        with dropout_seeded(options.seed, self.step, accelerator.process_index, accelerator.device):
             losses = self._backward(objective.at(self.step / options.steps), batch)
         norm = accelerator.clip_grad_norm_(self.parameters, options.max_grad_norm)
         self.watch.note(self.step + 1, losses, norm, asked)
@@ -242,8 +243,8 @@ class _Run:
 
     def log(self) -> None:
         """Record the mean loss since the last report, over all processes; refuses a loss that is not finite."""
-        since = (self.step - 1) % self.options.log_every + 1
-        loss = float(self.accelerator.reduce(self.total, "mean")) / since
+        last = self.losses[-1][0] if self.losses else self.start
+        loss = float(self.accelerator.reduce(self.total, "mean")) / (self.step - last)
         self.total.zero_()
         if not math.isfinite(loss):
             raise InputError(
@@ -284,6 +285,7 @@ class _Run:
             "fingerprint": self.fingerprint,
             "fingerprint_of_rest": self.fingerprint_of_rest,
             "changeable": {name: getattr(self.options, name) for name in CHANGEABLE},
+            "start": self.start,
             "step": self.step,
             "samples": self.samples,
             "ended": self.ended,
@@ -312,6 +314,8 @@ class _Run:
             check_changes(state, self.fingerprint_of_rest, self.options, folder)
         self.step, self.ended = int(state["step"]), bool(state["ended"])
         self.samples = int(state.get("samples", self.step * self.options.batch_size))
+        if "start" not in state:  # older checkpoints count the earlier training, too
+            self.samples -= self.start * self.options.batch_size
         self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
         self.total.copy_(state["total"])
         if self._scaler and state["scaler"]:

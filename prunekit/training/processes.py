@@ -1,7 +1,7 @@
 """The processes of a training: their accelerator, and separate random numbers for each process."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +34,28 @@ def make_accelerator(mixed_precision: str, routes_samples: bool) -> "Accelerator
 
 
 @contextmanager
-def dropout_seeded(seed: int, step: int, process: int) -> Iterator[None]:
-    """Within the block, the global generator, which only dropout uses, is seeded by step and process, not by the batch."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(json_hash([seed, step, process])[:15], 16))
+def dropout_seeded(seed: int, step: int, process: int, device: torch.device) -> Iterator[None]:
+    """Within the block, the global generators, which only dropout uses, are seeded by step and process, not by the batch.
+
+    Args:
+        seed: of the training.
+        step: number of the train step.
+        process: number of this process.
+        device: that this process trains on; its own generator is seeded beside the CPU's.
+    """
+    number = int(json_hash([seed, step, process])[:15], 16)
+    with torch.random.fork_rng(devices=[]), _device_seeded(device, number) if device.type != "cpu" else nullcontext():
+        torch.default_generator.manual_seed(number)
         yield
+
+
+@contextmanager
+def _device_seeded(device: torch.device, number: int) -> Iterator[None]:
+    """Within the block, the generator of this process's current device of a type, which is no CPU, is seeded."""
+    own = torch.get_device_module(device)
+    state = own.get_rng_state()
+    own.manual_seed(number)
+    try:
+        yield
+    finally:
+        own.set_rng_state(state)

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from prunekit._types import StateDict
 from prunekit.errors import InputError
-from prunekit.training.timesteps import RangeTimesteps, drawn, learnable
+from prunekit.training.timesteps import DrawnSampler, RangeTimesteps, learnable
 
 __all__ = ["LossSecondMoment"]
 
 
 @dataclass(eq=False)
-class LossSecondMoment:
+class LossSecondMoment(DrawnSampler):
     r"""Draws t in proportion to the root mean square of its latest losses (improved DDPM, arXiv:2102.09672, eq. 18).
 
     .. math:: p_t \propto \sqrt{E[L_t^2]}, \qquad w_t = 1 / (n\, p_t),
@@ -71,11 +71,8 @@ class LossSecondMoment:
         learnt[self.within.start : self.within.stop] = size / size.sum()
         return (1 - self.uniform) * learnt + self.uniform * even
 
-    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """See :class:`~prunekit.training.TimestepSampler`."""
-        probabilities = self.probabilities(train_step)
-        timesteps = drawn(probabilities, batch, generator)
-        return timesteps, (1 / (len(self.within) * probabilities[timesteps])).float()
+    def _weights(self, probabilities: Tensor) -> Tensor:
+        return (1 / (len(self.within) * probabilities)).float()
 
     def learn(self, timesteps: Tensor, losses: Tensor) -> None:
         """See :class:`~prunekit.training.LearningSampler`."""

@@ -1,5 +1,6 @@
 """Timestep samplers: they decide which timesteps a train step uses, and with which weights."""
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,13 +12,13 @@ from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
 
 __all__ = [
+    "DrawnSampler",
     "LearningSampler",
     "RangeTimesteps",
     "StatedSampler",
     "StatefulSampler",
     "TimestepSampler",
     "described",
-    "drawn",
     "group_timesteps",
     "learnable",
     "mixture",
@@ -177,11 +178,24 @@ def mixture(logits: Tensor, within: RangeTimesteps | None, share: float = 1.0) -
     return probabilities
 
 
-def drawn(probabilities: Tensor, batch: int, generator: Generator) -> Tensor:
-    """Timesteps of shape (batch,), int64, drawn by inverting the cumulated ``probabilities`` of shape (T,), float64."""
-    cumulated = probabilities.cumsum(0)
-    uniform = torch.rand(batch, generator=generator, dtype=torch.float64) * cumulated[-1]
-    return torch.searchsorted(cumulated, uniform, right=True)  # right: a timestep of probability 0 is never drawn
+class DrawnSampler(ABC):
+    """A base class for timestep samplers that draw by their probabilities alone."""
+
+    @abstractmethod
+    def probabilities(self, train_step: int) -> Tensor:
+        """See :class:`StatedSampler`."""
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`TimestepSampler`; timesteps are drawn by inverting the cumulated probabilities."""
+        probabilities = self.probabilities(train_step)
+        cumulated = probabilities.cumsum(0)
+        uniform = torch.rand(batch, generator=generator, dtype=torch.float64) * cumulated[-1]
+        timesteps = torch.searchsorted(cumulated, uniform, right=True)  # right: probability 0 is never drawn
+        return timesteps, self._weights(probabilities[timesteps])
+
+    def _weights(self, probabilities: Tensor) -> Tensor:
+        """Loss weights of shape (batch,), float32, from the probabilities of the timesteps that were drawn: 1."""
+        return torch.ones(len(probabilities))
 
 
 def group_timesteps(group: TimestepGroup, num_timesteps: int, overlap: int) -> RangeTimesteps:

@@ -12,8 +12,10 @@ from tiny_pipelines import saved_pipeline, tiny_pipeline
 from torch import nn
 
 import prunekit as pk
+from prunekit.checkpoint import ModelSpec
 from prunekit.pipelines import PipelineSampler, denoisers_of, open_pipeline
 from prunekit.recipe import FinetuneOptions, PruneOptions
+from prunekit.schedule import Parameterization
 from prunekit.search import SearchOptions
 from prunekit.steps.encoding import EncodeOptions, encode
 from prunekit.training import TrainOptions
@@ -72,6 +74,20 @@ def test_a_network_alone_is_said_to_be_assumed_linear(caplog: pytest.LogCaptureF
     caplog.clear()
     assert _base_of(network, pk.NoiseSchedule.cosine(), "sample").prediction_type == "sample"
     assert not caplog.text
+    assert _base_of(network, None, "flow_prediction").schedule.to_config()["kind"] == "rectified_flow"
+
+
+def test_a_base_is_copied_and_takes_another_noise_schedule_and_prediction_type() -> None:
+    from prunekit.api.making_experts import _base_of
+
+    given = pk.Base(unet(), ModelSpec.of(unet()), Parameterization(pk.NoiseSchedule.linear()), sha256="0" * 64)
+    same, other = _base_of(given, None, None), _base_of(given, pk.NoiseSchedule.cosine(), "v_prediction")
+    assert same.parameterization.to_config() == given.parameterization.to_config()
+    assert other.parameterization.to_config() == Parameterization(pk.NoiseSchedule.cosine(), "v_prediction").to_config()
+    assert (same.notes, len(other.notes)) == ((), 2)
+    for found in (same, other):
+        assert (found.spec, found.sha256) == (given.spec, given.sha256)
+        assert not {id(own) for own in found.model.parameters()} & {id(own) for own in given.model.parameters()}
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -24,6 +24,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typ
         shutil.copytree(desk / name, folder / name)
     for name in (
         "thesis/notes.txt",
+        "project/base.pt",
+        "project/stages/train.dvc",
         "pruned/group-0/notes.txt",
         "reports/fine/notes.txt",
         "site/index.html",
@@ -51,6 +53,7 @@ REFUSED = {
     "prune embedded:digits --group 0 --target 0.8 --output pruned": r"pruned/group-0 exists and holds no earlier slim model",
     f"consistency base.pt experts {FEW} --output thesis": r"thesis exists and holds no earlier comparison",
     "run fine.yaml --output thesis": r"thesis has notes\.txt in it and holds no earlier run",
+    "run fine.yaml --output project": r"project has base\.pt in it and holds no earlier run",
     "run fine.yaml --publish reports": r"reports/fine exists and holds no earlier published run",
     "run fine.yaml --publish site": r"site/index\.html is no page of prunekit's",
     "run fine.yaml --output reports2/fine --publish reports2": r"where the run itself is written to",

@@ -17,7 +17,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.data import load_images
 from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError, PrunekitError
-from prunekit.pipelines import conditioning_of, conditions_for, encoded, open_pipeline
+from prunekit.pipelines import PipelineSampler, conditioning_of, conditions_for, encoded, open_pipeline
 from prunekit.pipelines.prompts import read_prompts
 from prunekit.schedule import NoiseSchedule, Parameterization, TimeUnit
 from prunekit.steps.encoding import EncodeOptions, encode
@@ -96,6 +96,38 @@ def test_captions_alone_get_latents_of_the_pipelines_samples(
     assert (len(found.train), len(found.held_out)) == (5, 1)
     assert found.train.images.shape[1:] == (4, 8, 8)
     assert float(found.train.images.float().std()) > 0
+
+
+def rows_of(folder: Path, source: Any, pipeline: Path, **options: Any) -> torch.Tensor:
+    """Latents of the rows of both parts."""
+    encode(pipeline, source, folder, EncodeOptions(SIZE, steps=2, stored_precision="float32", **options))
+    found = load_images(str(folder))
+    return torch.cat([found.train.images, found.held_out.images])
+
+
+def test_every_caption_has_noise_of_its_own_whatever_the_batch_size(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pipeline, captions = pipeline_folder("sd"), ["a cat"] * 12
+    found, others = (rows_of(tmp_path / f"{size}", captions, pipeline, batch_size=size) for size in (2, 5))
+    torch.testing.assert_close(found, others, rtol=1e-3, atol=1e-3)
+    assert float(torch.pdist(found.flatten(1)).min()) > 0.1  # the held-out ones, too
+    opened = open_pipeline(pipeline)
+    shown = PipelineSampler(opened, 2, ["a cat"], size=SIZE, decoded=False)(opened.unet, 1, 0)
+    assert float(torch.cdist(shown.flatten(1), found.flatten(1)).min()) > 0.1  # nor that of samples of an evaluation
+
+
+def test_every_picture_has_a_draw_of_its_own_whatever_the_batch_size(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for row in range(12):
+        Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "pictures" / f"{row:02}.png")
+        (tmp_path / "pictures" / f"{row:02}.txt").write_text("a cat")
+    source, pipeline = str(tmp_path / "pictures"), pipeline_folder("sd")
+    found, others = (rows_of(tmp_path / f"{size}", source, pipeline, batch_size=size, seed=3) for size in (2, 5))
+    torch.testing.assert_close(found, others, rtol=1e-3, atol=1e-3)
+    assert float(torch.pdist(found.flatten(1)).min()) > 1e-3
 
 
 def test_classes_are_encoded_for_a_pipeline_with_classes(

@@ -65,6 +65,18 @@ def test_another_denoiser_makes_other_pictures_and_is_taken_out_again(pipeline_f
     assert pipeline.unet is own
 
 
+def test_a_network_has_the_mode_again_that_it_had(pipeline_folder: Callable[[str], Path]) -> None:
+    pipeline = open_pipeline(pipeline_folder("sd"))
+    sampler = PipelineSampler(pipeline, 2, ("cat",), size=SIZE)
+    found = sampler(pipeline.unet.eval(), 1, seed=0)
+    assert not pipeline.unet.training
+    network = pipeline.unet.train()
+    network.mid_block.eval()
+    assert torch.equal(sampler(network, 1, seed=0), found)
+    assert network.training
+    assert not network.mid_block.training
+
+
 def test_guidance_is_the_pipelines(pipeline_folder: Callable[[str], Path]) -> None:
     pipeline = open_pipeline(pipeline_folder("sd"))
     one, four = (PipelineSampler(pipeline, 2, ("cat",), scale, SIZE)(pipeline.unet, 1, 0) for scale in (1.0, 4.0))

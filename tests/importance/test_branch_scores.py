@@ -238,3 +238,10 @@ def test_a_plan_counts_channels_that_go_with_a_branch_as_removed(model):
     plan = PruningPlan({"first": (0, 1, 2), "outside.one": (4,)}, graph.fingerprint, ("branch:blocks.0",))
     expected = {"first": (8, 3), "blocks.0.one": (7, 0), "blocks.1.one": (7, 7), "outside.one": (7, 1)}
     assert plan.channels(graph) == expected
+
+
+@pytest.mark.parametrize("loss", [drawn, Apart()])
+def test_the_rise_on_few_draws_of_a_part_is_that_on_a_part_of_the_part(model, loss):
+    graph, part = graph_of(model), Probe(loss, GROUPS[1], 48, 16, 0, 16).part(24)
+    few, alone = Rise(8)(model, graph, part), Rise()(model, graph, part.part(8))
+    assert few == alone

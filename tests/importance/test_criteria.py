@@ -10,7 +10,7 @@ from torch import nn
 
 from prunekit.errors import InputError
 from prunekit.graph import trace
-from prunekit.groups import TimestepGroup
+from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import DiffPruning, DrawnLoss, Probe, Proxy, importance
 from prunekit.importance import gradients as gradient_criteria
 
@@ -328,3 +328,42 @@ def test_drawn_losses_must_be_one_for_each_sample():
     assert isinstance(Mean(), DrawnLoss)
     with pytest.raises(InputError, match="one loss for each"):
         score(made(Denoiser), "taylor", Mean())
+
+
+@pytest.mark.parametrize("loss", [drawn, Apart()])
+def test_diff_pruning_of_a_part_of_a_calibration_set_draws_a_chunk_for_each_timestep(loss):
+    """As many draws as the part has, or a chunk; which draws the part has of its set does not matter at other timesteps."""
+    model = made(Denoiser)
+    graph, whole = trace(model, INPUTS), Probe(loss, GROUPS[1], 48, 16, 0, 16)
+    found = DiffPruning(0.0, steps=3)(model, graph, whole.part(24))
+    expected = DiffPruning(0.0, steps=3)(model, graph, whole)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "module.compile"])
+@pytest.mark.parametrize("by", ["activation", "fisher", "taylor"])
+def test_a_compiled_network_has_the_scores_of_the_plain_one(by, how):
+    """Hooks on layers are not called inside compiled code; sums that stay zero would become magnitudes."""
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1))
+
+    def loss(model, timesteps, generator):
+        noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)
+        return (model(noise) - noise).square().mean()
+
+    def scores(model):
+        groups = TimestepGroups.from_cuts(1000, [500])
+        return next(
+            iter(importance(model, torch.randn(1, 1, 8, 8), loss, groups, by=by, samples=8, chunk=4).of(0).values())
+        )
+
+    expected, model = scores(network()), network()
+    if how == "torch.compile":
+        model = torch.compile(model, backend="eager")
+    else:
+        model.compile(backend="eager")
+        model(torch.randn(4, 1, 8, 8))
+    assert scores(model) == pytest.approx(expected)

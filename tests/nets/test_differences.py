@@ -64,6 +64,13 @@ def test_one_resident_network_is_rebuilt_when_it_is_needed(tuned, tmp_path):
             assert torch.equal(one(x, t).sample, all_of_them(x, t).sample)
 
 
+@pytest.mark.parametrize("share", [None, 1e-3])
+def test_inputs_without_a_factory_are_used(tuned, tmp_path, share):
+    save_experts(tuned, GROUPS, tmp_path / "experts", share=share)
+    inputs = tuned[0].spec.example_inputs()
+    assert load_experts(tmp_path / "experts", inputs=inputs).spec.inputs is inputs
+
+
 def damage(kind, folder):
     """Change a folder of a shared network, and say what the error says."""
     place = folder / "group-2"

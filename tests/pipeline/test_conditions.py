@@ -165,34 +165,34 @@ def test_what_is_not_supported_is_said():
     assert sampled_classes(spec, digits.train) == tuple(range(10))
 
 
-def test_networks_are_where_trainings_are_while_they_are_measured(monkeypatch):
-    """On a machine without a GPU nothing moves; with one they go there and come back, also from an error."""
-    moves = []
+def test_networks_are_on_the_gpu_while_they_are_measured_and_afterwards_where_they_were(monkeypatch):
+    """Also after an error; on a machine without a GPU nothing moves. The meta device stands for the GPU."""
 
-    class Moving(torch.nn.Module):
+    class Movable(torch.nn.Module):
+        def __init__(self, device):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(2, device=device))
+
         def to(self, device):
-            moves.append(str(device))
-            return self
+            return self.to_empty(device=device)
 
-        def cpu(self):
-            moves.append("back")
-            return self
+    here, there = Movable("cpu"), Movable("meta")
 
-    monkeypatch.setattr(placing, "compute_device", lambda: torch.device("cpu"))
-    with placing.placed(Moving()):
-        assert moves == []
-    monkeypatch.setattr(placing, "compute_device", lambda: torch.device("cuda"))
-    inside = []
+    def devices():
+        return [model.weight.device.type for model in (here, there)]
 
     def measure():
-        with placing.placed(Moving(), Moving()):
-            inside.extend(moves)
+        with placing.placed(here, there, here):
+            inside.extend(devices())
             raise InputError("Got nonsense; expected sense.")
 
-    with pytest.raises(InputError):
-        measure()
-    assert inside == ["cuda", "cuda"]
-    assert moves == ["cuda", "cuda", "back", "back"]
+    for gpu, wanted in (("cpu", ["cpu", "meta"]), ("meta", ["meta", "meta"])):
+        inside = []
+        monkeypatch.setattr(placing, "compute_device", lambda gpu=gpu: torch.device(gpu))
+        with pytest.raises(InputError):
+            measure()
+        assert inside == wanted
+        assert devices() == ["cpu", "meta"]
 
 
 def test_evaluating_experts_of_latents_gives_their_losses(latent, monkeypatch, tmp_path):

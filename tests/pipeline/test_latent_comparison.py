@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from encoding_captions import encoded_pictures
+from micro_recipe import Spy, StopError
 from tiny_pipelines import saved_pipeline
 
 from prunekit._json import read_json
@@ -15,10 +16,12 @@ from prunekit.checkpoint import save_base
 from prunekit.errors import InputError, PrunekitError
 from prunekit.features import FeatureNet, FeatureTraining, save_features
 from prunekit.recipe import EntryOptions, EvaluationOptions, load_recipe
+from prunekit.runs.experts_run import Run
 from prunekit.runs.publishing import publish
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base, sampled_by
 from prunekit.steps.captioned_sampling import captioned_sampler
+from prunekit.studies.evidence_study import EvidenceRun
 from prunekit.studies.kinds_of_runs import run_of
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -122,6 +125,35 @@ def test_a_comparison_of_experts_of_a_latent_network_goes_through_its_pipeline(p
     assert "Guidance and agreement with captions" in page
     assert (published / "samples" / "experts-0-8-guidance-4.npz").is_file()
     assert (published / "report" / "guidance.csv").is_file()
+
+    (tmp_path / "run" / "base" / "images-guidance-4.npz").unlink()
+    spy = Spy()
+    run_of(recipe_again(tmp_path), tmp_path / "run", spy).execute()
+    assert spy.made == ["base"]
+    assert (tmp_path / "run" / "base" / "images-guidance-4.npz").is_file()
+
+
+def recipe_again(folder):
+    return load_recipe(folder / "recipe.yaml")
+
+
+def test_what_the_base_is_measured_by_at_every_scale_are_outputs_of_its_stage(
+    pipeline, base, classifier, tmp_path, monkeypatch
+):
+    planned = []
+
+    def noted(run, name, inputs, outputs, *_, **__):
+        planned.append((name, outputs))
+        raise StopError
+
+    monkeypatch.setattr(Run, "make_all", lambda run: run.folder)
+    monkeypatch.setattr(EvidenceRun, "_stage", noted)
+    scales = {"other_guidance_scales": [4.0, 2.5]}
+    with pytest.raises(StopError):
+        run_of(recipe_of(tmp_path, pipeline, base, classifier, scales), tmp_path / "run").execute()
+    files = ["samples/base", "base/images", "samples/base-guidance-4", "base/images-guidance-4"]
+    files += ["samples/base-guidance-2-5", "base/images-guidance-2.5"]
+    assert planned == [("base", [f"{name}.npz" for name in files])]
 
 
 @pytest.mark.slow

@@ -218,6 +218,31 @@ def test_recoveries_correct_the_frontiers_and_steps_are_shared(tmp_path, execute
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
+def test_an_interrupted_recovery_loses_no_training_that_ended(tmp_path, monkeypatch, execute):
+    real, asked = runner.recover, []
+
+    def stops(slim, *arguments):
+        asked.append(slim.macs)
+        if len(asked) == 2:
+            raise StopError
+        return real(slim, *arguments)
+
+    recipe = micro(**MEASURED | {"allocation__recoveries": 2, "allocation__recovery_steps": 3})
+    execute(recipe, tmp_path / "whole")
+    monkeypatch.setattr(runner, "recover", stops)
+    with pytest.raises(StopError):
+        execute(recipe, tmp_path / "run")
+    assert execute(recipe, tmp_path / "run").made[:2] == ["recovery group 0", "recovery group 1"]
+    assert len(asked) == 2 + 1 + 2  # the first size of group 0 was not trained again
+    for name in ("recovery/group-0.json", "allocation.json"):
+        assert read_json(tmp_path / "run" / name) == read_json(tmp_path / "whole" / name)
+    ledgers = [read_json(tmp_path / name / "manifest.json")["ledger"] for name in ("run", "whole")]
+    assert ledgers[0] == ledgers[1]
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_a_network_that_fine_tuning_leaves_alone_recovers_nothing(tmp_path, execute):
     execute(micro(**RECOVERED | {"finetune": {"only_pruned": True, "train": {"steps": 4, "batch_size": 8}}}), tmp_path)
     points = Recoveries.from_json(read_json(tmp_path / "recovery" / "group-0.json")).groups[0].points

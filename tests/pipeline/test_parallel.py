@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,12 @@ from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
 from prunekit._signals import Termination
 from prunekit.errors import FileFormatError, InputError, UnfinishedError
+from prunekit.recipe import FinetuneOptions
 from prunekit.runs import executors
 from prunekit.runs.clusters import Submitit, parsed_options
 from prunekit.runs.executors import Executor, Processes
 from prunekit.runs.experts_run import Run
+from prunekit.runs.group_tuning import Tuning, tune_together
 from prunekit.runs.jobs import Job
 
 HERE = Path(__file__).parent
@@ -381,6 +384,29 @@ def test_without_submitit_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match=r"pip install 'prunekit\[cluster\]'"):
         Submitit("local", tmp_path)
+
+
+class Trained:
+    """A slim model after a training that takes no time."""
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning, self.facts = tuning, {"from": str(tuning.slim)}
+
+    def write(self) -> None:
+        self.tuning.target.mkdir(parents=True)
+
+
+def test_slim_models_in_different_folders_with_the_same_name_are_all_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(Tuning, "train", lambda tuning, report: Trained(tuning))
+    options, targets = FinetuneOptions(), [tmp_path / name / "group-0" for name in ("a", "b")]
+    tunings = [Tuning(target.with_name("pruned"), target, options) for target in targets]
+    found = tune_together(tunings, Inline(), tmp_path / "jobs", Spy())
+    assert found == {target: {"from": str(target.with_name("pruned"))} for target in targets}
+    assert all(target.is_dir() for target in targets)
+    assert not (tmp_path / "jobs").exists()
+    twice = [replace(tunings[0], target=tmp_path / name) for name in ("a/b-c", "a-b/c")]
+    with pytest.raises(InputError, match="would both be called 'a b c'"):
+        tune_together(twice, Inline(), tmp_path / "jobs", Spy())
 
 
 def test_processes_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

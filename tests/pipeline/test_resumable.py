@@ -11,6 +11,7 @@ from prunekit.errors import InputError
 from prunekit.recipe import Recipe
 from prunekit.runs.resumable import ResumableRun
 from prunekit.studies.kinds_of_runs import check_run_folder
+from prunekit.training.checkpoints import save_checkpoint
 
 
 class Writing(ResumableRun):
@@ -106,6 +107,41 @@ def test_a_folder_whose_first_training_was_interrupted_is_gone_on_with(
         Interrupted(recipe, tmp_path / "run" / place).execute()
     check_run_folder(tmp_path / "run")
     assert Writing(recipe, tmp_path / "run" / place).execute().read_text() == "text"
+
+
+class Training(ResumableRun):
+    """Trains two networks in one stage, and remembers which checkpoints it found."""
+
+    found: tuple[str, ...] = ()
+
+    def execute(self) -> Path:
+        self._stage("train", {}, ["a.txt"], self._train)
+        return self.folder / "a.txt"
+
+    def _train(self) -> dict[str, Any]:
+        for name in ("one", "two"):
+            folder = self._checkpoints(name)
+            self.found += tuple(path.name for path in folder.glob("*"))
+            save_checkpoint(folder, 5, {"step": 5})
+            folder.with_suffix(".json").write_text("finished")
+        (self.folder / "a.txt").write_text("text")
+        return {}
+
+
+def test_checkpoints_are_kept_until_the_stage_is_recorded(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prunekit.runs.book.write_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Training(recipe, tmp_path).execute()
+    again = Training(recipe, tmp_path)
+    again.execute()
+    assert len(again.found) == 2
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_first_stage_that_made_nothing_leaves_nothing(recipe: Recipe, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
 from prunekit.data import load_images
 from prunekit.errors import BudgetError, FileFormatError
+from prunekit.groups import make_groups
 from prunekit.nets import load_experts
 from prunekit.runs import based_run, planned_run
 from prunekit.runs import experts_run as runner
@@ -50,6 +51,21 @@ def test_a_second_run_keeps_every_stage(own_copy, execute, monkeypatch):
     second = read_json(own_copy / "manifest.json")
     assert {key for key in first if first[key] != second[key]} <= {"created", "commit", "threads"}
     assert (own_copy / "report" / "index.html").is_file()
+
+
+@pytest.mark.usefixtures("quick")
+def test_groups_and_allocation_are_read_once_and_again_when_they_are_made(tmp_path, monkeypatch):
+    recipe = micro(prune=None, finetune=None, evaluation=None)
+    run = Run(recipe, tmp_path)
+    run.execute()
+    write_json(tmp_path / "groups.json", make_groups(run.base.schedule, count=3).to_json())
+    write_json(tmp_path / "allocation.json", read_json(tmp_path / "allocation.json") | {"sampler": "euler"})
+    again = Run(recipe, tmp_path)
+    assert (len(again.groups), again.allocation.sampler) == (3, "euler")
+    assert again.groups is again.groups
+    assert again.allocation is again.allocation
+    again.execute()
+    assert (len(again.groups), again.allocation.sampler) == (2, "ddim")
 
 
 AFTER_PRUNE = STAGES[STAGES.index("finetune group 0") :]

@@ -1,9 +1,11 @@
 """Timestep groups that keep the whole base: left untrained on request, stored once, and the preset of one specialist."""
 
+import itertools
 import json
 from dataclasses import replace
 from unittest.mock import Mock
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from prunekit.graph.surgery import all_tensors
 from prunekit.nets import load_experts
 from prunekit.recipe import FinetuneOptions, GroupOptions, PruneOptions
 from prunekit.runs.experts_run import Run
+from prunekit.sampling import SAMPLERS
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import SearchOptions
 from prunekit.slim import load_slim
@@ -124,6 +127,36 @@ def test_one_specialist_meets_any_budget_and_the_base_stays_whole(budget, steps,
     assert clean.mac_ratio == 1
     assert noisy.mac_ratio >= 0.5 - 1e-9
     assert np.isclose(made.mean_mac_ratio, budget, atol=1e-9)
+
+
+def all_samplers():
+    return [*SAMPLERS, *(name for name in dir(diffusers) if name.endswith("Scheduler"))]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["linear", "rectified_flow"])
+def test_the_base_stays_whole_with_every_sampler(kind):
+    """Some evaluate the network twice at a timestep, or at fractional timesteps that are near each other."""
+    schedule, taken = NoiseSchedule.from_config({"kind": kind, "num_timesteps": 100}), set()
+    for sampler, steps in itertools.product(all_samplers(), (2, 25)):
+        try:
+            times = np.floor(evaluations(schedule, sampler, steps))
+        except InputError:  # it is not for this schedule, or takes other numbers of steps
+            continue
+        least = 1 - 0.5 * np.count_nonzero(times > times.min()) / len(times)
+        taken.add(sampler)
+        for budget in (0.6, 0.9):
+            if budget < least - 1e-9:
+                with pytest.raises(BudgetError) as refused:
+                    specialist_groups(schedule, budget, sampler, steps)
+                assert refused.value.feasible[0] == pytest.approx(least)
+                continue
+            groups = specialist_groups(schedule, budget, sampler, steps)
+            made = plan_budget(groups, schedule, budget, sampler=sampler, steps=steps)
+            clean, noisy = (group.mac_ratio for group in made.groups)
+            assert (clean, noisy >= 0.5 - 1e-9) == (1, True), (sampler, steps, budget, noisy)
+            assert made.mean_mac_ratio == pytest.approx(budget, abs=1e-9)
+    assert {"euler", "heun", "dpm-solver", "unipc"} <= taken
 
 
 @pytest.mark.parametrize("budget", [0.3, 0.5, 1.0])

@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,18 @@ from prunekit.cost import count_macs
 from prunekit.data import ImageSplit, load_images
 from prunekit.errors import BudgetError, GraphError, InputError, MissingFileError
 from prunekit.groups import TimestepGroups
+from prunekit.importance import no_loss
 from prunekit.nets import load_experts
-from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
+from prunekit.recipe import BaseOptions, DataOptions, DistillationOptions, FinetuneOptions, PruneOptions
 from prunekit.search import Repair, SearchOptions
 from prunekit.slim import SlimModel, load_slim, save_slim
-from prunekit.steps import bases, finetuning
+from prunekit.steps import bases, finetuning, placing, searching
 from prunekit.steps.assembling import assemble
 from prunekit.steps.bases import open_base, train_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, images_for, images_of
+from prunekit.steps.spending import base_training
 from prunekit.training import DenoisingObjective, RangeTimesteps, TrainOptions, TrainResult
 
 GROUPS = TimestepGroups.from_cuts(1000, [300])
@@ -166,6 +169,29 @@ def test_training_depends_on_its_seed_and_leaves_the_global_generator(base, digi
     assert base.provenance["data_sha256"] == digits.train.sha256
 
 
+def test_a_trained_base_is_trained_on_as_a_copy_and_its_samples_are_those_of_all_trainings(base, digits):
+    before = {key: value.clone() for key, value in base.model.state_dict().items()}
+    options = replace(base_options(), train=replace(TRAIN, steps=5, batch_size=4))
+    again, result = train_base(options, digits, trained=base)
+    assert all(torch.equal(value, before[key]) for key, value in base.model.state_dict().items())
+    assert not base.model.training
+    assert not same_weights(again.model, base.model)
+    assert result.samples == 3 * 4
+    assert (again.provenance["steps"], again.provenance["samples"]) == (5, 2 * 8 + 3 * 4)
+    known = base_training("mine.pt", again, 10, [])
+    assert (known.samples, known.macs) == (28, 3 * 28 * 10)
+
+
+def test_the_samples_of_a_base_without_a_record_of_them_are_its_steps_times_its_batch_size(base, digits):
+    older = replace(base, provenance={"steps": 2, "batch_size": 8, "seed": 3})
+    assert base_training("mine.pt", older, 10, []).samples == 16
+    assert base_training("mine.pt", replace(base, provenance={"steps": 2}), 10, []) is None
+    options = replace(base_options(), train=replace(TRAIN, steps=5, batch_size=4))
+    assert train_base(options, digits, trained=older)[0].provenance["samples"] == 16 + 12
+    unknown = replace(base, provenance={"steps": 2})
+    assert "samples" not in train_base(options, digits, trained=unknown)[0].provenance
+
+
 def test_what_the_options_leave_to_the_class_is_recorded(digits):
     options = base_options(norm_num_groups=None, block_out_channels=[32, 32])
     trained, _ = train_base(options, digits)
@@ -298,6 +324,66 @@ def test_finetuning_changes_weights_and_provenance_and_nothing_else(slim_folder,
     assert (tuned.macs, tuned.params, tuned.group) == (before.macs, before.params, before.group)
     assert tuned.about["provenance"] == before.about["provenance"] | {"finetuned_steps": 2, "finetune_seed": 3}
     assert result.samples == 16
+
+
+class Movable(nn.Module):
+    """Stands in for a network; it can be moved to and from the meta device, which here is the GPU.
+
+    Args:
+        device: where it is at first.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, device=device))
+
+    def to(self, device: Any) -> "Movable":
+        return self.to_empty(device=device)
+
+    def cpu(self) -> "Movable":
+        return self.to("cpu")
+
+
+def test_a_teacher_is_afterwards_where_it_was(bench, slims, digits, monkeypatch):
+    teacher = Movable("cpu")
+
+    def spy(model: nn.Module, objective: Any, *_: Any) -> TrainResult:
+        assert objective.teacher.to("meta").weight.is_meta
+        return TrainResult(model, [(1, 0.0)], 1, 0.0, torch.zeros(1000, dtype=torch.int64))
+
+    monkeypatch.setattr(finetuning, "train", spy)
+    base, options = replace(bench.base, model=teacher), FinetuneOptions(train=TRAIN, distillation=DistillationOptions())
+    finetune_slim(slims[0], digits.train, options, teacher=base)
+    assert not teacher.weight.is_meta
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_pruned_network_is_checked_where_the_full_one_is(monkeypatch, device):
+    """And the inputs go there, wherever they are."""
+    full, pruned, seen = Movable(device), Movable("meta"), []
+    result = SimpleNamespace(plan=None)
+
+    def measured(model: Movable, *_: Any) -> Any:
+        assert model.weight.is_meta
+        return result
+
+    def verified(model: Movable, found: Movable, *others: Any) -> None:
+        seen.extend([model.weight.device.type, found.weight.device.type, others[-1]["x"].device.type])
+
+    monkeypatch.setattr(placing, "compute_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(searching, "restricted", lambda graph, _: graph)
+    monkeypatch.setattr(searching, "search", measured)
+    monkeypatch.setattr(searching, "repair", lambda model, *_: pruned)
+    monkeypatch.setattr(searching, "first_not_finite", lambda _: None)
+    monkeypatch.setattr(searching, "verify", verified)
+    inputs = {"x": torch.zeros(1, device="cpu"), "fixed": 3}
+    nothing: Any = None
+    found, _ = searching.search_and_repair(
+        full, inputs, nothing, nothing, no_loss, nothing, GROUPS[0], 0.5, PruneOptions()
+    )
+    assert seen == [device] * 3
+    assert full.weight.device.type == device
+    assert found.weight.device.type == "cpu"
 
 
 # putting together

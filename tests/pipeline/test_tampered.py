@@ -141,6 +141,51 @@ def test_a_file_that_is_added_and_one_that_is_touched_change_nothing(folder):
     assert (folder / "two" / "notes.txt").read_text() == "mine"
 
 
+def test_a_picture_that_nobody_reads_has_no_later_stage_made_again(folder, monkeypatch):
+    real = ChainRun._one
+
+    def other_picture(run: ChainRun) -> dict[str, Any]:
+        facts = real(run)
+        (run.folder / "one.png").write_bytes(b"the same by another library")
+        return facts
+
+    monkeypatch.setattr(ChainRun, "_one", other_picture)
+    (folder / "one.json").unlink()
+    assert started(folder).made == ["one"]
+    assert (folder / "one.png").read_bytes() == b"the same by another library"
+
+
+def as_before(folder: Path) -> None:
+    """Have the records' inputs be hashed as earlier versions did it: with the pictures."""
+    hashed = json_hash({path: sha256_file(folder / path) for path in ("one.json", "one.png")})
+    for name in ("two", "three"):
+        file = folder / "stages" / f"{name}.json"
+        _, record = records.read_record(file) or ("", None)
+        assert record is not None
+        assert record.inputs is not None
+        assert hashed not in record.inputs.values()
+        records.write_record(file, name, record.model_copy(update={"inputs": {**record.inputs, "one": hashed}}))
+
+
+def test_a_run_of_a_version_that_hashed_pictures_is_kept_and_taken(folder, tmp_path):
+    as_before(folder)
+    assert started(tmp_path / "other", peers=[folder]).made == []
+    listener = started(folder)
+    assert (listener.made, listener.told) == ([], [])
+
+
+def test_a_stage_is_taken_without_a_picture_that_was_deleted(folder, tmp_path):
+    (folder / "one.png").unlink()
+    assert started(tmp_path / "other", peers=[folder]).made == []
+    assert not (tmp_path / "other" / "one.png").exists()
+    assert set(read_json(tmp_path / "other" / "stages" / "one.json")["outputs"]) == {"one.json"}
+    assert started(tmp_path / "other").made == []
+
+
+def test_jobs_take_what_a_peer_has_made(folder, tmp_path):
+    assert started(tmp_path / "other", Inline(), peers=[tmp_path / "nothing there", folder]).made == []
+
+
 def test_an_output_that_changes_while_the_run_goes_on_ends_it_in_one_sentence(folder, tmp_path):
     class Editing(Listener):
         def stage(self, name: str, kept: bool) -> None:

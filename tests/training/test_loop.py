@@ -34,6 +34,7 @@ from prunekit.training import (
 )
 from prunekit.training.loop import step_generator
 from prunekit.training.options import LossWeights, TimestepSamplers
+from prunekit.training.processes import dropout_seeded
 
 
 def test_the_loss_falls(uninterrupted):
@@ -358,3 +359,39 @@ def test_a_network_whose_weights_torch_computes_is_trained():
     nn.utils.weight_norm(model.first)
     found = train(model, tiny_objective(), SAMPLER, replace(OPTIONS, steps=3)).model
     assert all(torch.isfinite(value).all() for value in found.state_dict().values())
+
+
+class Generators:
+    """Stands in for torch's module of a device, with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.own = Generator().manual_seed(7)
+        self.get_rng_state, self.set_rng_state, self.manual_seed = (
+            self.own.get_state,
+            self.own.set_state,
+            self.own.manual_seed,
+        )
+
+
+def test_dropout_on_a_gpu_depends_on_step_and_process_alone(monkeypatch):
+    """A resumed training, whose device has drawn other numbers before, drops what an uninterrupted one drops."""
+    device = Generators()
+    monkeypatch.setattr(torch, "get_device_module", lambda _: device)
+
+    def drawn(step, process=0):
+        with dropout_seeded(3, step, process, torch.device("cuda")):
+            return float(torch.rand(1, generator=device.own)), float(torch.rand(1))
+
+    before = device.get_rng_state()
+    first = drawn(5)
+    assert torch.equal(device.get_rng_state(), before)
+    torch.rand(3, generator=device.own)
+    assert drawn(5) == first
+    assert len({drawn(step, process)[0] for step in (5, 6) for process in (0, 1)}) == 4
+    before = device.get_rng_state()
+    with pytest.raises(KeyError), dropout_seeded(3, 5, 0, torch.device("cuda")):
+        raise KeyError
+    assert torch.equal(device.get_rng_state(), before)
+    monkeypatch.undo()
+    with dropout_seeded(3, 5, 0, torch.device("cpu")):
+        assert float(torch.rand(1)) == first[1]

@@ -2,6 +2,7 @@
 
 import random
 import resource
+import shutil
 import signal
 import time
 import warnings
@@ -23,6 +24,7 @@ from tiny_training import (
 
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training import Progress, RangeTimesteps, TrainOptions, train
+from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 
 
 class Interruption(Exception):
@@ -247,3 +249,35 @@ def test_fewer_steps_than_are_done_and_other_changes_are_refused(tmp_path):
         tiny_run(tmp_path, None, replace(OPTIONS, steps=10))
     with pytest.raises(FileFormatError, match="with other options, images or first weights"):
         tiny_run(tmp_path, None, replace(OPTIONS, steps=60, learning_rate=0.123))
+
+
+def continued(folder=None, report=None, **changes):
+    """Steps 12 to 40 of a training that goes on from an earlier one."""
+    return train(tiny_net(), tiny_objective(), SAMPLER, replace(OPTIONS, **changes), folder, report, start=12)
+
+
+def test_a_training_that_goes_on_from_an_earlier_one_counts_its_own_steps():
+    """Losses are means since the last log or since it began, and samples are those of this training."""
+    fine = [loss for _, loss in continued(log_every=1).losses]
+    found = continued(log_every=15)
+    assert [step for step, _ in found.losses] == [15, 30, 40]
+    for (_, loss), part in zip(found.losses, (fine[:3], fine[3:18], fine[18:]), strict=True):
+        assert loss == pytest.approx(sum(part) / len(part), rel=1e-5)
+    assert found.samples == 28 * 16
+    first = continued(log_every=60)
+    assert first.losses == [(40, pytest.approx(sum(fine) / 28, rel=1e-5))]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_it_resumes_from_its_own_checkpoints_and_from_those_of_an_older_version(tmp_path, older):
+    whole = continued(log_every=15, checkpoint_every=10)
+    with pytest.raises(Interruption):
+        continued(tmp_path, interrupt_at(30), log_every=15, checkpoint_every=10)
+    state = latest_checkpoint(tmp_path)
+    assert (state["step"], state["samples"]) == (20, 8 * 16)
+    if older:
+        del state["start"]
+        state["samples"] = 20 * 16
+        shutil.rmtree(tmp_path)
+        save_checkpoint(tmp_path, 20, state, 2)
+    assert_same_run(continued(tmp_path, log_every=15, checkpoint_every=10), whole)

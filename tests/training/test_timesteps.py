@@ -17,6 +17,7 @@ from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import (
     AsymmetricTimesteps,
     GaussianCurriculum,
+    LogNormalTimesteps,
     LossSecondMoment,
     NoiseRateCurriculum,
     RangeTimesteps,
@@ -283,3 +284,21 @@ def test_the_ends_of_the_unit_interval_fall_on_the_ends_of_the_support(monkeypat
 def test_a_range_of_one_timestep_gives_no_other():
     timesteps, _ = AsymmetricTimesteps(T, within=RangeTimesteps(500, 501)).sample(10_000, 0, Generator().manual_seed(0))
     assert (timesteps == 500).all()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (GaussianCurriculum(T, TARGET), [33, 257, 702, 162]),
+        (NoiseRateCurriculum(SCHEDULE, TARGET), [25, 227, 720, 134]),
+        (AsymmetricTimesteps(T), [25, 217, 587, 132]),
+        (LogNormalTimesteps.of_edm(NoiseSchedule.linear(T)), [6, 43, 204, 26]),
+        (taught(RangeTimesteps(200, 400, T)), [210, 273, 363, 247]),
+    ],
+)
+def test_draws_are_those_of_earlier_versions(sampler, expected):
+    """Trainings that were interrupted go on with the same batches."""
+    timesteps, weights = sampler.sample(4, 350, Generator().manual_seed(3))
+    assert timesteps.tolist() == expected
+    own = sampler.probabilities(350)[timesteps]
+    assert torch.equal(weights, (1 / (200 * own)).float() if isinstance(sampler, LossSecondMoment) else torch.ones(4))

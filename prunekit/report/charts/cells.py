@@ -76,7 +76,7 @@ def draw_cells(sheet: Sheet, layout: Layout) -> Markup:
     size = next((size for size in (SIZE, _SMALL) if most <= (width - 2) * SIZE / size), 0) if most else 0
     row = _ROW if size else _LOW
     row = min(row, max(_TALL / len(sheet.rows), 4.0))
-    head, names = _head(sheet, layout, left, width)
+    head, names = _head(sheet, left, width)
     step = row + (LINE + 4 if sheet.above else 0)
     parts = [*names]
     every = max(1, round((SIZE + 1) / row + 0.49)) if not sheet.above else 1
@@ -98,7 +98,7 @@ def draw_cells(sheet: Sheet, layout: Layout) -> Markup:
     return svg(layout, height, sheet.said, *parts, columns=len(sheet.columns))
 
 
-def _head(sheet: Sheet, layout: Layout, left: float, width: float) -> tuple[float, list[Markup]]:
+def _head(sheet: Sheet, left: float, width: float) -> tuple[float, list[Markup]]:
     """Names of the columns, read from below where they are wider than a column, and the height that they take up."""
     parts, head = [], 2.0
     if sheet.top:
