@@ -223,7 +223,8 @@ class Run(PlannedRun):
             ),
         )
         allocation = self.allocation if "allocate" in self.done else None
-        return write_manifest(self.folder, manifest_of(self.recipe, self.done, about, allocation))
+        seed = base.provenance.get("seed")
+        return write_manifest(self.folder, manifest_of(self.recipe, self.done, about, allocation, seed))
 
 
 def _slim_files(folder: str) -> list[str]:

@@ -63,7 +63,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 
 def manifest_of(
-    recipe: Recipe, done: Mapping[str, StageRecord], base: BaseResult, allocation: Allocation | None
+    recipe: Recipe, done: Mapping[str, StageRecord], base: BaseResult, allocation: Allocation | None, base_seed: object
 ) -> BaseManifest:
     """The manifest of a run that makes a base or experts.
 
@@ -72,6 +72,7 @@ def manifest_of(
         done: by stage, its record.
         base: the manifest's entry about the base.
         allocation: the allocation of a run that makes experts.
+        base_seed: seed of the base's training, as its provenance has it; not recorded if it is not a whole number.
     """
     facts = [stage.results for stage in done.values()]
     experts = [fact.expert for fact in facts if fact.expert is not None]
@@ -87,7 +88,7 @@ def manifest_of(
         found["allocation"] = plain(allocation.to_json())
     return (BaseManifest if allocation is None else ExpertsManifest).joined(
         environment(recipe, done),
-        seeds=_seeds(recipe),
+        seeds=_seeds(recipe, base_seed),
         seconds={name: stage.seconds for name, stage in done.items()},
         base=base,
         ledger=[row for fact in facts for row in fact.ledger or ()],
@@ -95,8 +96,8 @@ def manifest_of(
     )
 
 
-def _seeds(recipe: Recipe) -> dict[str, JsonValue]:
-    seeds: dict[str, JsonValue] = {"base": recipe.base.train.seed}
+def _seeds(recipe: Recipe, base_seed: object) -> dict[str, JsonValue]:
+    seeds: dict[str, JsonValue] = {"base": base_seed} if isinstance(base_seed, int) else {}
     if recipe.groups and recipe.groups.method in MEASURED_METHODS:
         seeds["groups"] = recipe.groups.seed
     seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}

@@ -305,7 +305,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return EvidenceManifest.joined(
             environment(self.recipe, self.done),
             seeds={
-                "base": self.recipe.base.train.seed,
+                **{use: seed for use, seed in (base.seeds or {}).items() if use == "base"},
                 "finetune": list(self.options.seeds),
                 "sampling": list(self.setting.options.seeds),
             },

@@ -3,6 +3,7 @@
 import copy
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
-from prunekit.checkpoint import load_base
+from prunekit.checkpoint import load_base, save_base
 from prunekit.cost import count_macs
 from prunekit.data import load_images
 from prunekit.errors import FileFormatError, InputError
@@ -24,6 +25,7 @@ from prunekit.report import read_run
 from prunekit.report.cost_tables import cost_sentence
 from prunekit.report.wording import large_text, short_ratio
 from prunekit.runs import publishing
+from prunekit.runs.experts_run import Run
 from prunekit.runs.publishing import publish
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
@@ -180,6 +182,13 @@ def test_metrics_say_what_was_compared(finished, manifest):
     images = [np.load(finished / f"samples/{name}.npz")["images"] for name in ("base", "experts")]
     assert [(image.shape, image.dtype) for image in images] == [((4, 8, 8, 1), np.uint8)] * 2
     assert not np.array_equal(*images)
+
+
+def test_the_seed_of_a_base_is_that_of_its_own_training(finished, tmp_path):
+    base = load_base(finished / "base.pt")
+    save_base(replace(base, provenance={**base.provenance, "seed": 3}), tmp_path / "other.pt")
+    Run(micro().with_base(str(tmp_path / "other.pt")).only(), tmp_path / "run").make_all()
+    assert read_json(tmp_path / "run" / "manifest.json")["seeds"]["base"] == 3
 
 
 def test_the_manifest_says_what_made_it(manifest):
