@@ -96,7 +96,8 @@ def encode(
     }
     if not json:
         tell(found.report)
-    emit(json, facts, [f"Encoded {found.train:,} images to train on and {found.held_out:,} held out: {output}"])
+    counts = f"{found.train:,} image{'s' * (found.train != 1)} to train on and {found.held_out:,} held out"
+    emit(json, facts, [f"{output} is already complete: {counts}" if found.kept else f"Encoded {counts}: {output}"])
     if not json:
         suggest(after_encode(pipeline, output))
 

@@ -1,5 +1,6 @@
 """Writes folders of encoded images, some rows at a time; after an interruption it resumes behind the last rows on the disk."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import cast
 from torch import Tensor
 
 from prunekit._files import atomic_path, write_json
-from prunekit._json import read_json
+from prunekit._json import parse_json, read_json
 from prunekit.data.encoded import CAPTIONS, HEAD, LATENTS, PARTS, UNFINISHED, array_path, check_name, load_encoded
-from prunekit.data.encoding_head import Encoding
+from prunekit.data.encoding_head import CONTENTS, Encoding
+from prunekit.data.picture_folders import several
 from prunekit.data.row_files import (
     check_rows_on_disk,
     form_of,
@@ -20,11 +22,13 @@ from prunekit.data.row_files import (
     stored,
     write_rows,
 )
-from prunekit.errors import InputError
+from prunekit.errors import FileFormatError, InputError
 from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile
 from prunekit.results.formats import ENCODED, ENCODING
 
 __all__ = ["EncodedWriter", "rows_on_disk"]
+
+_PICTURES = "pictures.json"  # the hash of each picture's content, to name those that changed
 
 
 @dataclass(eq=False)
@@ -148,10 +152,10 @@ class EncodedWriter:
         return self._sha256
 
     def _check_same(self, known: EncodedFile | EncodingFile) -> None:
-        """Refuse to resume with another pipeline or other captions."""
-        there = known.to_json()
-        keys = [*self._about, "arguments"]  # which are left out where there are none
-        differing = next((key for key in keys if there.get(key) != self._about.get(key)), None)
+        """Refuse to resume with another pipeline, other captions or other pictures."""
+        there, own = _without_contents(known.to_json()), _without_contents(self._about)
+        keys = [*own, "arguments"]  # which are left out where there are none
+        differing = next((key for key in keys if there.get(key) != own.get(key)), None)
         if differing is not None:
             raise InputError(
                 f"{self.folder} was encoded with another {differing}; expected a new folder, or the pipeline, pictures and size of "
@@ -161,6 +165,23 @@ class EncodedWriter:
             raise InputError(
                 f"{self.folder} was encoded in {known.latents.dtype}; expected a new folder, or that precision again."
             )
+        pipeline = cast("Mapping[str, object]", self._about["pipeline"])
+        if CONTENTS in known.pipeline and known.pipeline[CONTENTS] != pipeline.get(CONTENTS):
+            changed = self._changed()
+            which = f" ({several(changed)} changed)" if changed else ""
+            raise InputError(
+                f"{self.folder} was encoded from other pictures of the same names{which}; give a new folder, or delete it."
+            )
+
+    def _changed(self) -> list[str]:
+        """Names of the pictures whose content is not what was encoded; empty if the list of what was encoded is lost."""
+        path = self.folder / _PICTURES
+        try:
+            before = parse_json(path.read_bytes(), str(path), limited=False)
+        except (OSError, FileFormatError):
+            return []
+        known = before if isinstance(before, list) else []
+        return [name for (name, now), then in zip(self.encoding.pictures, known, strict=False) if now != then]
 
     def _check_written(self, known: EncodingFile) -> None:
         """Refuse to resume behind rows that are not those that were written: numbers nobody computed would take their place."""
@@ -197,6 +218,10 @@ class EncodedWriter:
             raise InputError(
                 f"Got an empty condition for {lone[0]}, which is no column; expected it among the columns."
             )
+        if self.encoding.pictures:
+            digests = [digest for _, digest in self.encoding.pictures]
+            with atomic_path(self.folder / _PICTURES) as place:
+                place.write_text(json.dumps(digests), encoding="utf-8")
         hashes: dict[str, dict[str, str]] = {}
         for part, name, array in self._alike(arrays):
             write_rows(array_path(self.folder, part, name), array)
@@ -238,6 +263,12 @@ def rows_on_disk(folder: Path) -> int:
         return 0
     known = EncodingFile.of(read_json(folder / UNFINISHED, ENCODING), str(folder / UNFINISHED))
     return sum(known.done.values())
+
+
+def _without_contents(about: Mapping[str, object]) -> dict[str, object]:
+    """What belongs to all rows, without the hash of the pictures' contents."""
+    pipeline = cast("Mapping[str, object]", about["pipeline"])
+    return {**about, "pipeline": {key: value for key, value in pipeline.items() if key != CONTENTS}}
 
 
 def _json(value: object) -> object:

@@ -16,7 +16,10 @@ from prunekit.limits import check_limit
 from prunekit.results.encoded_files import FixedValue
 from prunekit.results.model import plain
 
-__all__ = ["Encoding"]
+__all__ = ["CONTENTS", "Encoding"]
+
+CONTENTS = "pictures_sha256"
+"""The hash of all pictures' contents among what identifies the pipeline and the pictures; earlier versions wrote none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,8 @@ class Encoding:
         arguments: of the pipeline's own call, as the user gave them, JSON-able.
         steps: what the pipeline gives its scheduler when it sets the steps, JSON-able.
         precision: of floating-point latents and conditions, ``float16`` or ``float32``.
+        pictures: name of each picture and hash of its content, of ``train`` and then of ``held-out``; empty without pictures. An
+            encoding resumes only if the hashes are the same.
     """
 
     pipeline: JsonDict
@@ -44,6 +49,7 @@ class Encoding:
     arguments: JsonDict = field(default_factory=dict)
     steps: JsonDict = field(default_factory=dict)
     precision: StoredPrecision = "float16"
+    pictures: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         if set(self.captions) != set(PARTS) or not all(self.captions.values()):
@@ -65,8 +71,9 @@ class Encoding:
 
     def to_json(self) -> dict[str, object]:
         """The part of the file that does not depend on the rows."""
+        contents = {CONTENTS: json_hash([digest for _, digest in self.pictures])} if self.pictures else {}
         head = {
-            "pipeline": plain(dict(self.pipeline)),
+            "pipeline": plain({**self.pipeline, **contents}),
             "image_size": list(self.image_size),
             "fixed": {check_name(name, "The encoding"): _described(value, name) for name, value in self.fixed.items()},
             "empty": [check_name(name, "The encoding") for name in self.empty],

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from prunekit.data.picture_folders import several
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 
-__all__ = ["Metadata", "class_folders", "find_metadata", "metadata_file", "metadata_rows", "numbered"]
+__all__ = [
+    "Metadata",
+    "check_listed",
+    "class_folders",
+    "find_metadata",
+    "metadata_file",
+    "metadata_rows",
+    "numbered",
+    "resolved",
+]
 
 _FILES = ("metadata.jsonl", "metadata.csv")
 _LABEL = "label"
@@ -32,7 +42,8 @@ class Metadata:
     Args:
         path: the file.
         columns: names of its columns except ``file_name``.
-        labels: label of each picture, by its path; empty if there is no column ``label``, or they are not wanted.
+        labels: label of each picture, by its path as :func:`resolved` gives it; empty if there is no column ``label``, or they
+            are not wanted.
     """
 
     path: Path
@@ -59,14 +70,11 @@ class Metadata:
                 f"{self.path} has no column {_LABEL} but {', '.join(self.columns) or 'none besides file_name'}; expected the "
                 f"classes in a column called {_LABEL}, or a folder for each class."
             )
-        if without := [file for file in files if file not in self.labels]:
+        places = resolved(files)
+        if without := [file for file, place in zip(files, places, strict=True) if place not in self.labels]:
             raise FileFormatError(f"{self.path} has no {_LABEL} for {several(without)}; expected one for each picture.")
-        there = set(every)
-        if missing := [file for file in self.labels if file not in there]:
-            raise FileFormatError(
-                f"{self.path} lists {several(missing)}, which cannot be found; expected every picture."
-            )
-        return [self.labels[file] for file in files]
+        check_listed(self.path, self.labels, set(resolved(every)))
+        return [self.labels[place] for place in places]
 
 
 def find_metadata(folders: Iterable[Path], labels: bool) -> Metadata | None:
@@ -101,24 +109,53 @@ def metadata_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def resolved(files: Iterable[Path]) -> list[Path]:
+    """Absolute paths of files, behind links to folders: one for all spellings of a path. A file that is a link stays one."""
+    folders: dict[Path, Path] = {}
+    return [_resolved(file, folders) for file in files]
+
+
+def _resolved(file: Path, folders: dict[Path, Path]) -> Path:
+    folder = folders.get(file.parent)
+    if folder is None:
+        folder = folders[file.parent] = Path(os.path.realpath(file.parent))
+    return folder / file.name
+
+
+def check_listed(path: Path, listed: Iterable[Path], every: Set[Path]) -> None:
+    """Refuse a metadata file with rows about pictures that are not there.
+
+    Args:
+        path: the metadata file.
+        listed: the pictures that its rows are about, as :func:`metadata_rows` gives them.
+        every: all pictures that it may list, as :func:`resolved` gives them.
+
+    Raises:
+        FileFormatError: pictures are missing.
+    """
+    if missing := [file for file in listed if file not in every]:
+        raise FileFormatError(f"{path} lists {several(missing)}, which cannot be found; expected every picture.")
+
+
 def metadata_rows(path: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:
-    """The picture that each row of a metadata file is about, and the row.
+    """The picture that each row of a metadata file is about, as :func:`resolved` gives it, and the row.
 
     Raises:
         FileFormatError: it cannot be read, a row has no ``file_name``, or two are about one picture.
         LimitError: it is larger than the limit ``metadata-bytes``.
     """
     check_limit("metadata-bytes", path.stat().st_size, str(path))
-    known = set[str]()
+    known, folders = set[Path](), dict[Path, Path]()
     try:
         for number, row in enumerate(_rows(path), 1):
             name = row.get(_FILE)
             if not isinstance(name, str) or not name:
                 raise FileFormatError(f"Row {number} of {path} has no {_FILE}; expected the picture's path from there.")
-            if name in known:
+            file = _resolved(path.parent / name, folders)
+            if file in known:
                 raise FileFormatError(f"{path} has two rows for {name[:100]}; expected one for each picture.")
-            known.add(name)
-            yield path.parent / name, row
+            known.add(file)
+            yield file, row
     except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
         if isinstance(error, FileFormatError):
             raise
@@ -191,7 +228,9 @@ def _read(path: Path, wanted: bool) -> Metadata:
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         if path.suffix == ".csv":
-            for row in csv.DictReader(lines):
+            reader = csv.DictReader(lines)
+            for number, row in enumerate(reader, 1):
+                _check_values(row, len(reader.fieldnames or ()), f"Row {number} of {path}")
                 whole = _WHOLE.fullmatch(row.get(_LABEL) or "")
                 yield {**row, _LABEL: int(whole[1])} if whole else row
             return
@@ -201,6 +240,14 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 if not isinstance(found, dict):
                     raise FileFormatError(f"{path} has a line that is no JSON object; expected one for each picture.")
                 yield found
+
+
+def _check_values(row: Mapping[str | None, Any], columns: int, what: str) -> None:
+    """Refuse a row of a table that has more or fewer values than its header: texts would be cut, or move to another column."""
+    values = len(row.get(None, ())) + sum(value is not None for name, value in row.items() if name is not None)
+    if values > columns or None in row.values():
+        how = "put texts with commas in double quotes" if values > columns else "write one for each column"
+        raise FileFormatError(f"{what} has {values} value{'s' * (values != 1)}, its header {columns}: {how}.")
 
 
 def _label(value: object, what: str) -> int | str:

@@ -75,8 +75,11 @@ class PictureSet:
         if self.labels is not None:
             number = len(self.classes) or len(np.unique(self.labels))
             what = f"{what}, in {number:,} classes"
-        others = len(self.found.files) - len(self.train) - len(self.held_out)
-        return sentence(str(self.found.root), what, reader, self.found.skipped(others), self.notes)
+        return sentence(str(self.found.root), what, reader, self.skipped(), self.notes)
+
+    def skipped(self) -> str:
+        """What was skipped, in words; empty if nothing was."""
+        return self.found.skipped(len(self.found.files) - len(self.train) - len(self.held_out))
 
 
 def sentence(source: str, what: str, reader: PictureReader, skipped: str = "", notes: Sequence[str] = ()) -> str:

@@ -66,7 +66,7 @@ class _Decoded:
 
 @dataclass
 class PictureReader:
-    """Reads pictures of one size into an array, and counts which ones had to be converted.
+    """Reads pictures of one size into arrays, and counts which ones had to be converted, of all that it has read.
 
     Args:
         size: height and width; if missing, a square of the first picture's shorter side.
@@ -83,6 +83,8 @@ class PictureReader:
     turned: int = 0
     several: int = 0
     deepest: int | None = None
+    _greys: int = 0
+    _coloured: bool = False
     _broken: list[tuple[Source, str]] = field(default_factory=list)
 
     def read(self, sources: Iterable[Source], count: int) -> NDArray[np.uint8]:
@@ -97,12 +99,11 @@ class PictureReader:
             LimitError: a picture is larger than a limit.
         """
         pictures: NDArray[np.uint8] | None = None
-        greys = 0
         for index, source in enumerate(told("reading pictures", sources, count)):
             pixels = self._read(source)
             if pixels is None or self._broken:  # the others are still tried, so that all broken ones are named together
                 continue
-            greys += pixels.shape[-1] == 1
+            self._greys += pixels.shape[-1] == 1
             if pictures is None:
                 pictures = np.empty((count, *pixels.shape), np.uint8)
             elif pixels.shape[-1] > pictures.shape[-1]:
@@ -112,7 +113,8 @@ class PictureReader:
             raise _broken_error(self._broken)
         if pictures is None:
             raise FileFormatError("Got no pictures; expected at least two.")
-        self.grey = greys if pictures.shape[-1] == 3 else 0
+        self._coloured |= pictures.shape[-1] == 3
+        self.grey = self._greys if self._coloured else 0
         return pictures
 
     def converted(self) -> list[str]:

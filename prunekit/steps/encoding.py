@@ -1,9 +1,12 @@
 """Turns pictures with captions, or captions alone, into latents and conditions on disk, by a pipeline's own parts."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from prunekit.steps.placing import compute_device
 __all__ = ["EncodeOptions", "Encoded", "encode"]
 
 _NOISE_SEED = 0xE2C0  # added to the seed: an evaluation by the same seed has other noise
+_ENDLESS = 10**6  # a tokenizer without a limit of its own names a huge number
 _PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -66,13 +70,15 @@ class Encoded:
         train: number of images to train on.
         held_out: number of images that are held out.
         sha256: hash of all latents and conditions.
-        report: a sentence about the source.
+        report: a sentence about the source, and one about captions that were cut.
+        kept: whether the folder was complete before, and nothing was encoded.
     """
 
     train: int
     held_out: int
     sha256: str
     report: str
+    kept: bool = False
 
 
 def encode(
@@ -104,11 +110,54 @@ def encode(
             pictures = stack.enter_context(captioned_pictures(source, classes, options.caption_column))
         else:
             pictures = _without_pictures(source)
+        stack.enter_context(_quiet())
         encoder = Encoder(opened, options.size, options.seed, options.arguments)
         writer = EncodedWriter(output, _encoding(encoder, pictures, source, options))
+        kept = writer.is_finished
         making = _sampled(encoder, pictures, options) if sampled else encoder.latents
         _write(writer, encoder, pictures, making, options.batch_size)
-        return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), pictures.report)
+        told = pictures.report if kept or classes else f"{pictures.report}{_cut(opened, pictures, options)}"
+        return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), told, kept)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block diffusers and transformers do not print captions that they cut, of which there may be thousands."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _cut(pipeline: Any, pictures: Captioned, options: EncodeOptions) -> str:
+    """How many captions are too long for every tokenizer of the pipeline, in a sentence after another; empty for none."""
+    subjects = [str(subject) for part in (pictures.train, pictures.held_out) for subject in part.subjects]
+    tokenizers = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and callable(part)]
+    limits = [_longest(pipeline, tokenizer, options) for tokenizer in tokenizers]
+    if not limits or max(limits) >= _ENDLESS:
+        return ""
+    long = set(subjects)
+    for tokenizer, limit in zip(tokenizers, limits, strict=True):
+        some = list(long)
+        tokens = tokenizer(some, truncation=False, verbose=False).input_ids if some else []
+        long = {text for text, own in zip(some, tokens, strict=True) if len(own) > limit}
+    count = sum(text in long for text in subjects)
+    are, were = ("s are", "were") if count > 1 else (" is", "was")
+    return f" {count:,} caption{are} longer than {max(limits):,} tokens and {were} cut." if count else ""
+
+
+def _longest(pipeline: Any, tokenizer: Any, options: EncodeOptions) -> int:
+    """Most tokens of a caption: the tokenizer's own limit, or of others than CLIP's what the pipeline's call says."""
+    asked = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    longest = options.arguments.get("max_sequence_length", None if asked is None else asked.default)
+    if isinstance(longest, int) and "CLIP" not in type(tokenizer).__name__:
+        return longest
+    return int(tokenizer.model_max_length)
 
 
 def _encoding(
@@ -132,6 +181,7 @@ def _encoding(
         arguments=options.arguments,
         steps=known.steps,
         precision=options.stored_precision,
+        pictures=pictures.contents(),
     )
 
 

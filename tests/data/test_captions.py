@@ -111,6 +111,37 @@ def test_pictures_without_captions_are_named(folder: Path, spoil: Callable[[Path
         read(folder)
 
 
+def test_rows_about_missing_pictures_are_refused_as_with_labels(folder: Path) -> None:
+    write_rows(folder, [{"file_name": f"{row:02}.png", "text": "x", "label": 0} for row in range(13)])
+    for classes in (False, True):
+        with pytest.raises(FileFormatError, match=r"metadata\.jsonl lists .*12\.png, which cannot be found"):
+            read(folder, classes)
+
+
+def test_a_caption_with_commas_is_never_cut(folder: Path) -> None:
+    table = folder / "metadata.csv"
+    table.write_text("file_name,text\n00.png,a cat, asleep\n")
+    with pytest.raises(FileFormatError, match=r"Row 1 of .*csv has 3 values, its header 2: put texts with commas in"):
+        read(folder)
+    table.write_text("file_name,text\n00.png\n")
+    with pytest.raises(FileFormatError, match=r"Row 1 of .*csv has 1 value, its header 2: write one for each column"):
+        read(folder)
+    table.write_text("file_name,text\n" + "".join(f'{row:02}.png,"a cat, asleep"\n' for row in range(12)))
+    assert set(both(read(folder)).values()) == {"a cat, asleep"}
+
+
+@pytest.mark.parametrize("spelt", ["./00.png", "../pictures/00.png", "{folder}/00.png"])
+def test_two_spellings_of_a_path_are_one_picture(folder: Path, spelt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [spelt.format(folder=folder), *(f"{row:02}.png" for row in range(1, 12))]
+    monkeypatch.chdir(folder.parent)
+    rows = [{"file_name": name, "text": f"shade {row}"} for row, name in enumerate(names)]
+    write_rows(folder, rows)
+    assert both(read("pictures"))["00.png"] == "shade 0"
+    write_rows(folder, [*rows, {"file_name": "00.png", "text": "another"}])
+    with pytest.raises(FileFormatError, match=r"has two rows for 00\.png"):
+        read("pictures")
+
+
 def test_metadata_without_captions_names_its_columns(folder: Path) -> None:
     write_rows(folder, [{"file_name": "00.png", "score": 1}])
     with pytest.raises(InputError, match="no column text or caption but score"):

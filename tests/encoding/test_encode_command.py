@@ -1,6 +1,8 @@
 """``prunekit encode``: pictures and captions become latents and conditions; an interrupted encoding is resumed."""
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 
 from prunekit._locks import alone_at
 from prunekit.checkpoint import ModelSpec
+from prunekit.cli.app import main
 from prunekit.data import load_images
 from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError, PrunekitError
@@ -83,8 +86,99 @@ def test_other_pictures_or_settings_do_not_resume(
     with pytest.raises(InputError, match="was encoded with another pipeline"):
         encode_all(pipeline_folder("sd"), pictures, tmp_path / "data", seed=1)
     (pictures / "00.png").unlink()
+    rows = (pictures / "metadata.jsonl").read_text().splitlines(keepends=True)
+    (pictures / "metadata.jsonl").write_text("".join(rows[1:]))
     with pytest.raises(InputError, match="was encoded with another"):
         encode_all(pipeline_folder("sd"), pictures, tmp_path / "data")
+
+
+def repainted(file: Path) -> None:
+    Image.fromarray(np.full((40, 36, 3), 90, np.uint8)).save(file)
+
+
+def encode_part(pipeline: Path, pictures: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoding that is interrupted after its first batch."""
+    real = CaptionedPart.pictures
+
+    def interrupted(self: CaptionedPart, start: int, stop: int, size: tuple[int, int]) -> torch.Tensor:
+        if start:
+            raise KeyboardInterrupt
+        return real(self, start, stop, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptionedPart, "pictures", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encode_all(pipeline, pictures, output)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_pictures_that_changed_under_their_names_are_named_and_not_mixed(
+    finished: bool,
+    pipeline_folder: Callable[[str], Path],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline, output = pipeline_folder("sd"), tmp_path / "data"
+    if finished:
+        encode_all(pipeline, pictures, output)
+    else:
+        encode_part(pipeline, pictures, output, monkeypatch)
+    copied = shutil.copytree(pictures, tmp_path / "copy", copy_function=shutil.copyfile)
+    repainted(pictures / "03.png")
+    with pytest.raises(InputError, match=r"other pictures of the same names \(03\.png changed\); give a new folder"):
+        encode_all(pipeline, pictures, output)
+    (output / "pictures.json").unlink()
+    with pytest.raises(InputError, match="other pictures of the same names; give a new folder"):
+        encode_all(pipeline, pictures, output)
+    assert len(encode_all(pipeline, copied, output).train) == 11
+
+
+def test_an_encoding_of_an_earlier_version_without_hashes_of_pictures_is_kept(
+    pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    encode_all(pipeline_folder("sd"), pictures, tmp_path / "data")
+    head = json.loads((tmp_path / "data" / "encoded.json").read_text())
+    del head["pipeline"]["pictures_sha256"]
+    (tmp_path / "data" / "encoded.json").write_text(json.dumps(head))
+    (tmp_path / "data" / "pictures.json").unlink()
+    assert encode(pipeline_folder("sd"), str(pictures), tmp_path / "data", EncodeOptions(SIZE)).kept
+    assert json.loads((tmp_path / "data" / "encoded.json").read_text()) == head
+
+
+def said_by(line: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> str:
+    monkeypatch.setattr(sys, "argv", line.split())
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    return " ".join(capfd.readouterr())
+
+
+def test_the_command_says_what_was_converted_skipped_cut_and_is_complete_already(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()
+    for row in range(2):
+        Image.fromarray(np.full((32, 32), 90 + row, np.uint8)).save(f"pictures/{row}.png")
+        Path(f"pictures/{row}.txt").write_text("a cat " * 100 if row else "a cat")
+    Image.new("RGBA", (32, 32)).save("pictures/2.png")
+    Path("pictures/2.txt").write_text("a mat " * 50)
+    Path("pictures/3.gif").touch()
+    line = f"prunekit encode {pipeline_folder('sd')} pictures --output data --resolution 32 --batch-size 1"
+    said = said_by(line, monkeypatch, capfd)
+    assert "; 2 grey pictures made colour; 1 transparent picture laid over white; skipped: 1 .gif." in said
+    assert "2 captions are longer than 16 tokens and were cut." in said
+    assert "Encoded 2 images to train on and 1 held out: data" in said
+    assert "truncated" not in said
+    again = said_by(line, monkeypatch, capfd)
+    assert "data is already complete: 2 images to train on and 1 held out" in again
+    assert "Encoded" not in again
+    for row in (2, 3):
+        for file in Path("pictures").glob(f"{row}.*"):
+            file.unlink()
+    one = said_by(line.replace("output data", "output one"), monkeypatch, capfd)
+    assert "pictures: 1 picture with a caption to train on, 1 held out" in one
+    assert "Encoded 1 image to train on and 1 held out" in one
 
 
 def test_captions_alone_get_latents_of_the_pipelines_samples(
