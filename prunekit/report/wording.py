@@ -118,11 +118,11 @@ def _decimals(error: float) -> int:
 
 
 def interval_text(difference: Estimate) -> str:
-    """``95 % interval −0.07 … +0.19``; empty without an error.
+    """``95 % interval −0.11 … +0.23``; empty without an error.
 
     Example:
-        >>> interval_text(Estimate(mean=0.06, se=0.03, df=2)), interval_text(Estimate(mean=0.06, se=0.014))
-        ('95 % interval −0.07 … +0.19', '95 % interval +0.033 … +0.087')
+        >>> interval_text(Estimate(mean=0.06, se=0.04, df=2)), interval_text(Estimate(mean=0.06, se=0.014))
+        ('95 % interval −0.11 … +0.23', '95 % interval +0.033 … +0.087')
     """
     half = difference.half_width
     if half is None or difference.se is None or not (math.isfinite(half) and half > 0):

@@ -15,6 +15,7 @@ from prunekit.runs.executors import Executor
 from prunekit.runs.experts_run import Run
 from prunekit.runs.observing import Observer
 from prunekit.runs.resumable import ResumableRun
+from prunekit.runs.run_folder import check_links
 from prunekit.studies.curriculum_study import CurriculumRun
 from prunekit.studies.evidence_study import EvidenceRun
 from prunekit.studies.multistage_study import MultistageRun
@@ -39,8 +40,9 @@ def check_run_folder(folder: Path, recipe: str | None = None) -> None:
         recipe: name of the recipe that will run.
 
     Raises:
-        InputError: there are such files, or the folder cannot be written to.
+        InputError: there are such files, a link leads out of the folder, or it cannot be written to.
     """
+    check_links(folder)
     _check_recipe(folder, recipe)
     check_file(folder / "manifest.json")
     check_folder(folder / "report", REPORT)

@@ -72,6 +72,7 @@ def test_a_finished_base_is_trained_on_for_more_steps(tmp_path):
 
 def test_a_run_does_not_replace_another_recipes_results(tmp_path):
     (tmp_path / "run" / "stages").mkdir(parents=True)
+    (tmp_path / "run" / "stages" / ".base.lock").touch()
     (tmp_path / "run" / "manifest.json").write_text('{"recipe": "first"}')
     with pytest.raises(InputError, match="has the results of recipe first; expected a folder of recipe second"):
         check_run_folder(tmp_path / "run", "second")
