@@ -240,9 +240,10 @@ def _report(run: Path, json: bool) -> None:
         raise MissingFileError(
             f"{run} does not exist; expected the folder of a run, or one in which commands were typed."
         )
-    if run.is_dir():
-        check_links(run, "report" if has_steps(run) else None)
-    if (run / "manifest.json").exists() or not run.is_dir():
+    if not run.is_dir():
+        raise InputError(f"{run} is a file; expected the folder of a run, or one in which commands were typed.")
+    check_links(run, "report" if has_steps(run) else None)
+    if (run / "manifest.json").exists():
         page = write_any_report(run)
         written(page)
         emit(json, {"report": str(page)}, [f"Report: {page}"])

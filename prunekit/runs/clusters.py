@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
@@ -154,6 +155,8 @@ def _executor(cluster: Cluster, folder: Path, parameters: dict[str, object]) -> 
         ) from error
     limit = {f"{cluster}_max_num_timeout": _REQUEUES}
     try:
+        with TemporaryDirectory() as trial:  # an executor makes its folder, which refused options must not leave behind
+            AutoExecutor(trial, cluster=cluster, **limit).update_parameters(**parameters)
         executor = AutoExecutor(folder, cluster=cluster, **limit)
         executor.update_parameters(**parameters)
     except RuntimeError as error:

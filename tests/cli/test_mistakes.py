@@ -153,7 +153,9 @@ MISTAKES = {
     "prunekit run fine.yaml --executor slurm": "expected a machine with SLURM's srun",
     "prunekit run fine.yaml --executor-option partition=gpu": "without --executor",
     "prunekit report nowhere": "does not exist",
+    "prunekit run fine.yaml --executor local --executor-option foo=1": r"do not fit local \(.*foo.*\); mend",
     "prunekit report run": "manifest.json cannot be read",
+    "prunekit report text.txt": r"text\.txt is a file; expected the folder of a run",
 }
 
 
