@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from scipy.stats import t as student
 
 from prunekit._types import FloatArray
+from prunekit.results.estimate import Estimate
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """The networks of each base, as the manifests have them."""
@@ -135,10 +135,10 @@ def difference(fids: Fids, entry: str, other: str) -> Difference | None:
 
 def _interval(gaps: FloatArray) -> tuple[float, float, float] | None:
     """Mean and Student's 95 % interval of the mean; None for fewer than two values."""
-    if len(gaps) < 2:
+    if len(gaps) < 2 or (half := Estimate.over(gaps).half_width) is None:
         return None
-    mean, half = gaps.mean(), student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return float(mean), float(mean - half), float(mean + half)
+    mean = float(gaps.mean())
+    return mean, mean - half, mean + half
 
 
 def _shared(mine: Mapping[int | None, float], others: Mapping[int | None, float]) -> list[tuple[float, float]]:

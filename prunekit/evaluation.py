@@ -15,7 +15,7 @@ from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor
-from prunekit.graph.forward_pass import eval_flags
+from prunekit.graph.forward_pass import device_of, eval_flags
 from prunekit.graph.streams import in_streams
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.precision_recall import precision_recall
@@ -230,7 +230,7 @@ def group_losses(
         raise InputError(
             f"Got {batches} batches of {batch_size} and seed {seed}; expected at least 1 of 1, and a seed of 0 or more."
         )
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     losses = []
     with eval_flags(model), torch.no_grad(), in_streams(model, batch_size, objective.calling.fixed) as evaluated:
         for group in told("held-out losses", groups):

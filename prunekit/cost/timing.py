@@ -20,7 +20,7 @@ from prunekit.cost.stairs import block_of, probed_widths
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
 from prunekit.graph.copying import copied
-from prunekit.graph.forward_pass import Inputs, evaluation_mode, output_tensors
+from prunekit.graph.forward_pass import Inputs, device_of, evaluation_mode, output_tensors
 
 __all__ = ["LatencyOptions", "Measured", "measure"]
 
@@ -170,7 +170,7 @@ def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int
         macs: MACs of one forward pass at batch 1; the backward pass counts twice.
         batch_size: images in a step.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     given = {key: _batched(value, batch_size, device) for key, value in _by_key(inputs).items()}
 
     def step() -> None:

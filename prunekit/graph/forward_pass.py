@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from itertools import islice
+from itertools import chain, islice
 from operator import is_
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,6 +19,7 @@ __all__ = [
     "check_has_values",
     "check_is_no_script",
     "check_one_sample",
+    "device_of",
     "eval_flags",
     "evaluation_mode",
     "output_tensors",
@@ -242,6 +243,11 @@ def _nothing_hidden() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
         if compiles is not None:
             setattr(flexible, _UNCOMPILED, compiles)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's first tensor; the CPU for a network without tensors."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
 def output_tensors(output: Any) -> list[Tensor]:

@@ -18,7 +18,7 @@ from prunekit.checkpoint.folders import NETWORKS
 from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
 from prunekit.pipelines.stand_in import StandIn
 
-__all__ = ["DENOISERS", "check_index", "denoisers_of", "is_pipeline", "open_pipeline"]
+__all__ = ["DENOISERS", "check_index", "denoisers_of", "is_pipeline", "open_pipeline", "without_warnings"]
 
 DENOISERS = (*NETWORKS, "transformer_2")
 """Components that may be a pipeline's denoiser, or one of its two."""
@@ -149,23 +149,33 @@ def _refuse_pickles(folder: Path, parts: list[str]) -> None:
 
 
 @contextmanager
-def _quiet(library: Any) -> Iterator[None]:
-    """Within the block, neither bars nor warnings of diffusers and transformers; their errors still arrive."""
+def without_warnings() -> Iterator[None]:
+    """Within the block, diffusers and transformers log no warnings; their errors still arrive."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels, switches = [logger.level for logger in loggers], [library.utils.logging]
-    if importlib.util.find_spec("transformers") is not None:
-        switches.append(importlib.import_module("transformers.utils.logging"))
-    shown = [switch.is_progress_bar_enabled() for switch in switches]
-    for logger, switch in zip(loggers, switches, strict=False):
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
         logger.setLevel(logging.ERROR)
-        switch.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Within the block, neither bars nor warnings of diffusers and transformers; their errors still arrive."""
+    switches = [library.utils.logging]
+    if importlib.util.find_spec("transformers") is not None:
+        switches.append(importlib.import_module("transformers.utils.logging"))
+    shown = [switch.is_progress_bar_enabled() for switch in switches]
+    for switch in switches:
+        switch.disable_progress_bar()
+    try:
+        with without_warnings(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
         for switch, show in zip(switches, shown, strict=True):
             if show:
                 switch.enable_progress_bar()

@@ -1,9 +1,8 @@
 """Turns pictures with captions, or captions alone, into latents and conditions on disk, by a pipeline's own parts."""
 
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from prunekit.data.captions import Captioned, CaptionedPart, captioned_pictures
 from prunekit.data.splitting import drawn_order
 from prunekit.errors import InputError
 from prunekit.pipelines import Encoder, PipelineSampler, Subject, identity, open_pipeline, takes
-from prunekit.pipelines.loading import denoisers_of
+from prunekit.pipelines.loading import denoisers_of, without_warnings
 from prunekit.steps.placing import compute_device
 
 __all__ = ["EncodeOptions", "Encoded", "encode"]
@@ -110,7 +109,7 @@ def encode(
             pictures = stack.enter_context(captioned_pictures(source, classes, options.caption_column))
         else:
             pictures = _without_pictures(source)
-        stack.enter_context(_quiet())
+        stack.enter_context(without_warnings())  # one for each caption that is cut, of which there may be thousands
         encoder = Encoder(opened, options.size, options.seed, options.arguments)
         writer = EncodedWriter(output, _encoding(encoder, pictures, source, options))
         kept = writer.is_finished
@@ -118,20 +117,6 @@ def encode(
         _write(writer, encoder, pictures, making, options.batch_size)
         told = pictures.report if kept or classes else f"{pictures.report}{_cut(opened, pictures, options)}"
         return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), told, kept)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block diffusers and transformers do not print captions that they cut, of which there may be thousands."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _cut(pipeline: Any, pictures: Captioned, options: EncodeOptions) -> str:

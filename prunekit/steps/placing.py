@@ -2,25 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from prunekit.graph.forward_pass import Inputs
+from prunekit.graph.forward_pass import Inputs, device_of
 
-__all__ = ["compute_device", "inputs_on", "kept_in_place", "place_of", "placed"]
+__all__ = ["compute_device", "inputs_on", "kept_in_place", "placed"]
 
 
 def compute_device() -> torch.device:
     """The GPU that this process uses, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def place_of(model: nn.Module) -> torch.device:
-    """The device of a network's first tensor; the CPU for a network without tensors."""
-    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
 def inputs_on(device: torch.device, inputs: Inputs) -> Inputs:
@@ -32,12 +26,12 @@ def inputs_on(device: torch.device, inputs: Inputs) -> Inputs:
 @contextmanager
 def kept_in_place(*models: nn.Module) -> Iterator[None]:
     """After the block, also one that raises, every network is back on the device that it was on before."""
-    places = [place_of(model) for model in models]
+    places = [device_of(model) for model in models]
     try:
         yield
     finally:
         for model, place in zip(models, places, strict=True):
-            if place_of(model) != place:
+            if device_of(model) != place:
                 model.to(place)
 
 

@@ -11,11 +11,11 @@ from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, verify
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph
-from prunekit.graph.forward_pass import Inputs
+from prunekit.graph.forward_pass import Inputs, device_of
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, Probe, Scores, importance
 from prunekit.search import SearchResult, repair, search
-from prunekit.steps.placing import inputs_on, place_of, placed
+from prunekit.steps.placing import inputs_on, placed
 
 if TYPE_CHECKING:
     from prunekit.recipe import PruneOptions
@@ -95,7 +95,7 @@ def search_and_repair(
             model, restricted(graph, options), cost, scores, probe, target, options.search, latency, journal
         )
         pruned = repair(model, graph, result.plan, probe, options.repair)
-    own = place_of(model)
+    own = device_of(model)
     pruned.to(own)
     if (found := first_not_finite(pruned)) is not None:
         raise GraphError(

@@ -115,7 +115,7 @@ class Contest(Parameterized):
         samplers = self._samplers(network, groups, stops[0])
         part_macs = [self._part_macs(part) for part in parts]
         share = self.budget / len(parts)
-        looks, trained = list[list[dict[str, Tensor]]](), list[nn.Module]()
+        looks: list[list[dict[str, Tensor]]] = []
         spent, ledger = [0] * self.options.looks, list[LedgerRow]()
         for i, (part, sampler, stop, macs) in enumerate(zip(parts, samplers, stops, part_macs, strict=True)):
             expected = (
@@ -127,7 +127,6 @@ class Contest(Parameterized):
             objective = DenoisingObjective(self.images.train.images, self.parameterization)
             watching: list[Callback] = [snapshots] if stop is None else [snapshots, stop]
             result = train(part, objective, sampler, settings, checkpoints / f"part-{i}", report, watching)
-            trained.append(result.model)
             taken = steps if stop is None or stop.active else stop.history[-1][0]
             looks.append([state for _, state in snapshots.kept])
             looks[-1] += [result.model.state_dict()] * (self.options.looks - len(looks[-1]))  # it ended early
@@ -140,13 +139,12 @@ class Contest(Parameterized):
             so_far = [min((look + 1) * snapshots.every, taken) for look in range(self.options.looks)]
             spent = [total + own * done // taken for done, total in zip(so_far, spent, strict=True)]
         curve = []
-        for look, macs_then in enumerate(spent):
-            then = self._joined(
+        for look, macs_then in enumerate(spent):  # the last one is of the end
+            model = self._joined(
                 [with_weights(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups
             )
             kept = images if look == len(spent) - 1 else None
-            curve.append(self.judge(then, groups, images=kept, training_macs=macs_then))
-        model = self._joined(trained, groups)
+            curve.append(self.judge(model, groups, images=kept, training_macs=macs_then))
         stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
         row = MultistageRow(
             network=network,
