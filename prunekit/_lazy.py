@@ -13,6 +13,9 @@ def at_need(package: str, homes: Mapping[str, Iterable[str]], packages: Iterable
         package: the module's name.
         homes: names by the submodule that has them.
         packages: submodules that are names themselves.
+
+    Raises:
+        AttributeError: no submodule has the name.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     own = frozenset(packages)

@@ -51,7 +51,11 @@ def check_checkpoint(path: Path | str) -> None:
 
 
 def check_countable(path: Path | str) -> None:
-    """Refuse a model that :func:`check_base` refuses, and a recipe with the command that is meant for it."""
+    """Refuse a model that :func:`check_base` refuses, and a recipe with the command that is meant for it.
+
+    Raises:
+        InputError: what is named is missing, or a recipe.
+    """
     if str(path).lower().endswith((".yaml", ".yml")):
         raise InputError(
             f"Got {path}, a recipe; expected a model. `prunekit estimate {path}` says what a recipe takes."
@@ -60,13 +64,21 @@ def check_countable(path: Path | str) -> None:
 
 
 def check_slim(folder: Path | str) -> None:
-    """Refuse a missing folder of a slim model."""
+    """Refuse a missing folder of a slim model.
+
+    Raises:
+        MissingFileError: the folder does not exist.
+    """
     if not Path(folder).is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
 
 
 def check_recipe(path: Path | str) -> None:
-    """Refuse a recipe that is not a file."""
+    """Refuse a recipe that is not a file.
+
+    Raises:
+        InputError: the path is a folder, or nothing is there.
+    """
     if Path(path).is_dir():
         raise InputError(f"Got {path}, a folder; expected a recipe, a .yaml file.")
     if not Path(path).is_file():

@@ -234,6 +234,9 @@ class FeatureTraining:
         learning_rate: AdamW's initial learning rate, which falls to zero along half a cosine.
         weight_decay: AdamW's weight decay.
         seed: seed of the initial weights and of the order of the images.
+
+    Raises:
+        InputError: a number is too small, or a rate is not positive.
     """
 
     resolution: int = 8

@@ -1,7 +1,9 @@
 """The files that a public project has: they agree with the package and with each other."""
 
+import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,31 @@ def test_few_types_are_any_and_no_assert_is_in_the_library() -> None:
     lines = sum(text.count("\n") for text in texts)
     assert 1000 * sum(len(re.findall(r"\bAny\b", text)) for text in texts) / lines < 10
     assert [text for text in texts if "noqa: S101" in text] == []
+
+
+def refusing(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    """Public classes whose constructors raise an error, and public functions and methods that do."""
+
+    def raises(node: ast.AST) -> bool:
+        made = [
+            part.exc.func for part in ast.walk(node) if isinstance(part, ast.Raise) and isinstance(part.exc, ast.Call)
+        ]
+        return any(isinstance(name, ast.Name) and name.id.endswith("Error") for name in made)
+
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and raises(node):
+            yield node
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+            if any(raises(method) for method in methods if method.name in ("__init__", "__post_init__")):
+                yield node
+            yield from (method for method in methods if not method.name.startswith("_") and raises(method))
+
+
+def test_whatever_refuses_something_says_so_in_its_documentation() -> None:
+    """The commands are left out: what they print is their help."""
+    paths = [path for path in (ROOT / "prunekit").rglob("*.py") if path.parent.name != "cli"]
+    found = [(path.name, node) for path in paths for node in refusing(ast.parse(path.read_text(encoding="utf-8")))]
+    assert len(found) > 300
+    silent = [f"{name}: {node.name}" for name, node in found if "Raises:" not in (ast.get_docstring(node) or "")]
+    assert silent == []

@@ -44,6 +44,9 @@ class Asked:
         weights: one of :data:`WEIGHTS`; None prefers a moving average if there is one.
         noise_schedule: see :func:`named_schedule`, or the schedule itself; None takes the files'.
         prediction_type: what the network predicts; None takes the files'.
+
+    Raises:
+        InputError: the weights or the prediction type have no such name.
     """
 
     weights: str | None = None

@@ -62,6 +62,9 @@ class Shaped:
         spec: the network, with the inputs that it has otherwise.
         forms: of tensors by the arguments' paths.
         constants: arguments that are no tensors, by their paths.
+
+    Raises:
+        InputError: the shapes are too large for one sample.
     """
 
     spec: ModelSpec

@@ -209,7 +209,11 @@ class ModelSpec:
 
     @classmethod
     def of(cls, model: Any) -> "ModelSpec":
-        """The spec of a diffusers model, from its own config."""
+        """The spec of a diffusers model, from its own config.
+
+        Raises:
+            InputError: the model is no denoiser of diffusers.
+        """
         name = type(model).__name__
         if not type(model).__module__.startswith("diffusers.") or not _is_denoiser(type(model)):
             raise InputError(

@@ -41,6 +41,9 @@ class LatencyOptions:
         dtype: the type of weights and activations.
         compiled: whether the networks are compiled by ``torch.compile``. Single layers never are; what compiling saves is in the
             rest, which is fitted to the networks.
+
+    Raises:
+        InputError: a number is too small, or the dtype is unknown.
     """
 
     batch_size: int = 16

@@ -38,6 +38,9 @@ class Encoding:
         precision: of floating-point latents and conditions, ``float16`` or ``float32``.
         pictures: name of each picture and hash of its content, of ``train`` and then of ``held-out``; empty without pictures. An
             encoding resumes only if the hashes are the same.
+
+    Raises:
+        InputError: captions of a part are missing or are not Unicode, their list is too large, or the precision is unknown.
     """
 
     pipeline: JsonDict

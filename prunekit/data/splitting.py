@@ -41,7 +41,11 @@ def drawn_order(count: int, source: str) -> tuple[NDArray[np.int64], int]:
 
 
 def labelled_data(images: Labelled, name: str, rows: NDArray[np.int64] | slice = slice(None)) -> ImageData:
-    """Some of (count, height, width, channels), channels first, with their classes."""
+    """Some of (count, height, width, channels), channels first, with their classes.
+
+    Raises:
+        FileFormatError: there is not one class for each image.
+    """
     pixels, numbers = images
     if numbers is not None and len(numbers) != len(pixels):
         raise FileFormatError(f"{name} has {len(numbers)} classes for {len(pixels)} images; expected one for each.")

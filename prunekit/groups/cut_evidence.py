@@ -32,6 +32,9 @@ class Evidence:
         curves: name → one number per node, shape (nodes,).
         matrix: similarity of every pair of nodes, 1 for equal, symmetric, shape (nodes, nodes); None if not measured.
         facts: JSON-able numbers and names: thresholds, seeds, the method's choices.
+
+    Raises:
+        InputError: the timesteps do not rise from 0 on, or a matrix or curve has another shape, is not symmetric or not finite.
     """
 
     timesteps: IntArray
@@ -93,7 +96,11 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Timestep groups and the evidence that led to them."""
+    """Timestep groups and the evidence that led to them.
+
+    Raises:
+        InputError: the evidence has timesteps that the groups do not.
+    """
 
     groups: TimestepGroups
     evidence: Evidence

@@ -115,7 +115,11 @@ def make_groups(schedule: NoiseSchedule, count: int = 5, method: str = "uniform"
 
 
 def check_count(schedule: NoiseSchedule, count: int) -> None:
-    """Refuse more groups than the schedule has timesteps."""
+    """Refuse more groups than the schedule has timesteps.
+
+    Raises:
+        InputError: there are more groups than timesteps, or none.
+    """
     if not 1 <= count <= schedule.num_timesteps:
         raise InputError(
             f"Got {count} timestep groups for {schedule.num_timesteps} timesteps; expected 1 … {schedule.num_timesteps}."

@@ -36,6 +36,9 @@ class OptimalDenoiser:
         images: shape (count, …): uint8 in 0 … 255, scaled to −1 … 1 chunk by chunk, or floats, used unchanged.
         memory: bytes for everything that is computed, not counting the images.
 
+    Raises:
+        InputError: there are no images, or some are not finite.
+
     Example:
         >>> two = OptimalDenoiser(np.array([[-1.0], [1.0]]))
         >>> two.posterior_mean(np.array([[0.0], [0.5]]), 0.5).round(4).tolist()
@@ -85,6 +88,9 @@ class OptimalDenoiser:
 
         Returns:
             Shape (rows, pixels).
+
+        Raises:
+            InputError: the noisy images have another shape, or a noise level is not positive.
         """
         sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(noisy))
         if noisy.ndim != 2 or noisy.shape[1] != self.pixels or not (sigmas > 0).all():

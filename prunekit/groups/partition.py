@@ -82,7 +82,11 @@ class TimestepGroups:
 
     @classmethod
     def from_cuts(cls, num_timesteps: int, cuts: Sequence[int], method: str = "explicit") -> "TimestepGroups":
-        """Groups between 0, the rising ``cuts`` and T."""
+        """Groups between 0, the rising ``cuts`` and T.
+
+        Raises:
+            InputError: the cuts do not rise, or are not between 0 and T.
+        """
         edges = [0, *(int(cut) for cut in cuts), num_timesteps]
         if any(low >= high for low, high in itertools.pairwise(edges)):
             raise InputError(f"Got cuts {list(cuts)}; expected rising integers strictly between 0 and {num_timesteps}.")

@@ -46,6 +46,9 @@ class Similarity:
             (at every T/1000-th if T is above 1000).
         seed: seed of the pairs.
         memory: bytes, see :class:`prunekit.groups.OptimalDenoiser`.
+
+    Raises:
+        InputError: an option is out of its range or unknown, or alpha is given with rule ``dynamic``.
     """
 
     images: NDArray[np.uint8] | FloatArray
@@ -78,7 +81,11 @@ class Similarity:
         return self.cut(self.measure(schedule), schedule, count)
 
     def check_rule(self, count: int) -> None:
-        """Refuse a number of groups that the rule does not make, before anything is measured."""
+        """Refuse a number of groups that the rule does not make, before anything is measured.
+
+        Raises:
+            InputError: the rule or ``alpha`` always makes another number of groups.
+        """
         if count != STAGES and (self.rule == "stages" or self.alpha is not None):
             raise InputError(
                 f"Got {count} timestep groups with rule stages or alpha; expected {STAGES}, or rule dynamic."

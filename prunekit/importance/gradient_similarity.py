@@ -37,6 +37,9 @@ class GradientSimilarity:
         coordinates: number of values kept of every gradient. If there are more parameters, each is added to one of this many
             buckets with a sign, both random (feature hashing, arXiv:0902.2206): inner products stay right on average, a cosine
             has an error of about 1/√coordinates, and the memory is at most 8·nodes·coordinates bytes.
+
+    Raises:
+        InputError: an option is out of its range.
     """
 
     model: nn.Module
@@ -71,7 +74,11 @@ class GradientSimilarity:
         return list(itertools.pairwise(edges))
 
     def measure(self, num_timesteps: int) -> Evidence:
-        """Curve ``gradient_norm`` and the matrix of cosines, at the middles of the bins."""
+        """Curve ``gradient_norm`` and the matrix of cosines, at the middles of the bins.
+
+        Raises:
+            InputError: the network has no parameters, or a gradient is zero or not finite.
+        """
         bins = self.bins(num_timesteps)
         parameters = sum(parameter.numel() for parameter in self.model.parameters() if parameter.is_floating_point())
         if not parameters:

@@ -103,6 +103,9 @@ class DiffPruning:
     Args:
         threshold: threshold of L_t / L_max; 0.05 in the published code.
         steps: largest number of timesteps to visit.
+
+    Raises:
+        InputError: the threshold is not in [0, 1), or there is no step.
     """
 
     threshold: float = 0.05

@@ -69,7 +69,11 @@ class ImportanceMap:
         return {name: size for name, size in self.sizes.items() if name not in self.branches}
 
     def of(self, group: int) -> Scores:
-        """Scores for the timestep group with this index."""
+        """Scores for the timestep group with this index.
+
+        Raises:
+            InputError: the timestep group was not scored.
+        """
         for timestep_group, scores in zip(self.timestep_groups, self.scores, strict=True):
             if timestep_group.index == group:
                 return scores

@@ -36,6 +36,9 @@ class Proxy:
     Args:
         ranking: the cheap criterion that forms the blocks.
         blocks: largest number of blocks per channel group; if it has more steps, neighbours in rank share a block.
+
+    Raises:
+        InputError: there are fewer than 2 blocks.
     """
 
     ranking: Criterion = taylor

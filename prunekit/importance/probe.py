@@ -65,6 +65,9 @@ class Probe:
             sums are added up. Every process must then make the same calls, and all get the same results.
         part_of: number of draws of a larger calibration set of which these are a part; None if they are a set of their own.
         ranks: which draws of the larger set these are, in the order of the timesteps for a :class:`DrawnLoss`, else in their own.
+
+    Raises:
+        InputError: samples, batch size or chunk are below 1.
     """
 
     loss: Loss

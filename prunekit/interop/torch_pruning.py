@@ -29,6 +29,9 @@ class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no t
         graph: its channel groups, from :func:`prunekit.graph.trace`.
         scores: channel group to scores, shape (size,) each, higher = keep: ``importance(...).of(3)``.
 
+    Raises:
+        InputError: a channel group of the network has no scores.
+
     Example::
 
         scores = prunekit.importance.importance(model, inputs, loss, groups, by="taylor").of(3)

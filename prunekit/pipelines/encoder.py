@@ -32,6 +32,9 @@ class Encoder:
         size: height and width of the pictures; None for the pipeline's own.
         drawn: draw latents from the VAE's distribution by this seed, rather than take its mode; None for the mode.
         arguments: of the pipeline's own call.
+
+    Raises:
+        InputError: the pipeline says no size of pictures, does not take an argument, or its latents are not what the denoiser gets.
     """
 
     pipeline: Any
@@ -64,6 +67,9 @@ class Encoder:
             part: the pictures.
             rows: which of them.
             first: number of the part's first picture among all pictures. A picture's draw depends on its own number alone.
+
+        Raises:
+            InputError: the size of the pictures is not known, or their latents have another shape than the denoiser's samples.
         """
         if self.size is None:
             raise InputError("The size of the pictures is not known.")

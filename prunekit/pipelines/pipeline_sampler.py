@@ -49,6 +49,9 @@ class PipelineSampler:
         size: height and width of the pictures; None for the pipeline's own.
         decoded: whether the pipeline decodes its latents to pictures.
         arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`.
+
+    Raises:
+        InputError: there are no captions, or the pipeline does not take an argument or a guidance scale.
     """
 
     pipeline: Any

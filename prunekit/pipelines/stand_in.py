@@ -59,6 +59,9 @@ class StandIn(ModelMixin):  # type: ignore[misc]
             args: of the denoiser.
             return_dict: has no meaning: the answer is a tuple with an attribute ``sample``.
             kwargs: of the denoiser.
+
+        Raises:
+            InputError: the pipeline gives the samples in another form than one tensor.
         """
         told = arguments_of(self._network[0], args, kwargs)
         if self.heard is not None:

@@ -118,6 +118,9 @@ class BaseOptions:
         prediction_type: what the network predicts. If missing: the checkpoint's own, or epsilon for a network to train.
         train: how the network is trained.
         weights: which weights to read of a checkpoint that has both; the moving average is preferred if missing.
+
+    Raises:
+        InputError: neither or both of checkpoint and model are given, or ``weights`` without a checkpoint.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT

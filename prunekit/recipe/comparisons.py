@@ -85,6 +85,10 @@ class MultistageOptions:
         looks: number of points on the learning curve.
         sampler: sampler of the images for FID.
         sampling_steps: its number of steps.
+
+    Raises:
+        InputError: the networks lack ``unified`` or repeat, a grouping needs a budget, or its stages are not one for each of
+            ``widths``.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = STRICT
@@ -157,7 +161,11 @@ class CurriculumOptions:
         return {name: self.setting(name, train) for name in self.entries}
 
     def setting(self, name: str, train: TrainOptions) -> TrainOptions:
-        """The training options of an entry, see :meth:`settings`."""
+        """The training options of an entry, see :meth:`settings`.
+
+        Raises:
+            InputError: the entry changes something else than training options, or one that all entries share.
+        """
         changes, options = self.entries[name], set(asdict(train))
         known = options - {"steps", "batch_size", "seed"}
         if wrong := sorted(set(changes) - known):
@@ -211,6 +219,9 @@ class EvidenceOptions:
         seeds: seeds of the fine-tuning.
         loss_groups: number of equal timestep groups for which held-out losses are reported.
         timed_images: number of images sampled from each network to measure its wall time.
+
+    Raises:
+        InputError: the headline is no entry, or an entry changes the steps or the seed of fine-tuning.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = STRICT

@@ -51,6 +51,9 @@ class GroupOptions:
         nodes: number of timesteps at which the method measures; the method's own default if missing.
         seed: seed of the draws.
         memory_mib: memory in MiB that the optimal denoiser of method ``similarity`` may take.
+
+    Raises:
+        InputError: options exclude each other, or cuts do not rise.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -142,6 +145,9 @@ class AllocationOptions:
         recoveries: number of sizes, evenly from the frontier's floor to the whole network, at which every group's network is
             trained for a short time. Rule ``measured`` then compares losses after this training. 0: compare losses before it.
         recovery_steps: train steps of each of these; the other options are those of the fine-tuning.
+
+    Raises:
+        InputError: options need rule ``measured``, there is one recovery, or the frontiers do not go below the budget.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -202,6 +208,9 @@ class PruneOptions:
         floor: smallest share of each channel group that is kept.
         shrink: what becomes smaller: `width` removes channels, `depth` whole residual branches, `both` either.
         repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
+
+    Raises:
+        InputError: an option is unknown or out of its range, or a target of latency has no table.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT

@@ -55,6 +55,10 @@ class FinetuneOptions:
         variance: how the variances of a network that predicts them are kept: by the distance from the base's (``distill``), by
             the variational bound (``vlb``, arXiv:2102.09672), or not at all (``none``). Other networks are not affected.
         variance_weight: weight of that in the loss. If missing: 0.1 for ``distill`` and 0.001 for ``vlb``.
+
+    Raises:
+        InputError: the variance is unknown, its weight out of range, or ``from_scratch`` is given with an option of fine-
+            tuning.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -135,6 +139,9 @@ class EvaluationOptions:
         other_guidance_scales: further scales at which every model is sampled and measured.
         loss_samples: number of held-out draws per timestep group for the denoising loss.
         grid: number of images kept for the report's grids.
+
+    Raises:
+        InputError: a guidance scale is given without a pipeline, or twice.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT

@@ -43,7 +43,11 @@ def training_curves(manifest: Manifest | JsonDict) -> list[LearningCurve]:
 
 
 def curriculum_claim(manifest: Manifest | JsonDict) -> str:
-    """The finding of the comparison, in one sentence."""
+    """The finding of the comparison, in one sentence.
+
+    Raises:
+        FileFormatError: the manifest has one way to train.
+    """
     manifest = of_kind(CurriculumManifest, manifest)
     base, *others = training_curves(manifest)
     if not others:

@@ -108,7 +108,11 @@ def network_title(network: str, grouping: str) -> str:
 
 
 def multistage_claim(manifest: Manifest | JsonDict) -> str:
-    """The finding of the comparison, in one sentence."""
+    """The finding of the comparison, in one sentence.
+
+    Raises:
+        FileFormatError: the manifest lacks the unified network, or others.
+    """
     manifest = of_kind(MultistageManifest, manifest)
     entries = entries_of(manifest)
     unified = next((entry.curve for entry in entries if entry.network == "unified"), None)

@@ -69,7 +69,11 @@ class Submitit:
         self._executor = _executor(cluster, self._folder / "submitit", parameters)
 
     def start(self, jobs: Sequence[Job]) -> list["_Submitted"]:
-        """See :class:`~prunekit.runs.executors.Executor`; jobs that SLURM still has from an earlier run are not submitted again."""
+        """See :class:`~prunekit.runs.executors.Executor`; jobs that SLURM still has from an earlier run are not submitted again.
+
+        Raises:
+            InputError: the cluster did not take the jobs.
+        """
         found = {job.name: self._submitted_before(job) for job in jobs}
         new = [job for job in jobs if found[job.name] is None]
         try:

@@ -15,7 +15,11 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Do the job; exits with 130 if a signal stopped it."""
+    """Do the job; exits with 130 if a signal stopped it.
+
+    Raises:
+        KeyboardInterrupt: a signal came while the job was not ending itself.
+    """
     ending = False
 
     def end(number: int, frame: FrameType | None) -> None:

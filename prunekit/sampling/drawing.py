@@ -90,6 +90,9 @@ class Sampler:
             arXiv:2205.11487, eq. 2); 1 for none.
         calling: how the network is called.
         timeline: the scheduler's time at every training timestep; its times are training timesteps if missing.
+
+    Raises:
+        InputError: the guidance scale is not finite, or is not 1 and there is no empty condition.
     """
 
     scheduler: Any

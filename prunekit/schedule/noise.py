@@ -43,6 +43,9 @@ class NoiseSchedule:
         scheduler: config of the diffusers scheduler that came with the network, as diffusers writes it. Samplers keep its
             settings (spacing, clipping, variance); empty for a network without one.
 
+    Raises:
+        InputError: the arrays differ in shape, are not positive and finite, or their SNR does not fall.
+
     Example:
         >>> schedule = NoiseSchedule.linear(1000)
         >>> schedule.num_timesteps, bool(schedule.snr_db[0] > 30 > -30 > schedule.snr_db[-1])
@@ -114,6 +117,9 @@ class NoiseSchedule:
         Args:
             betas: shape (T,), each in (0, 1).
             config: kept for :meth:`to_config`; the betas themselves if missing.
+
+        Raises:
+            InputError: the betas are not 1-D, or not in (0, 1).
         """
         betas = np.asarray(betas, dtype=np.float64)
         if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
@@ -188,6 +194,9 @@ class NoiseSchedule:
             sigma_min: σ of the cleanest timestep, in units of the data.
             sigma_max: σ of the noisiest timestep.
             rho: 7 in the paper; large values make log σ even.
+
+        Raises:
+            InputError: the sigmas do not rise from above 0, or rho is not positive.
         """
         check_count(num_timesteps)
         if not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf):

@@ -59,6 +59,9 @@ class SearchOptions:
         seed: seed of the random draws.
         study: Optuna journal file that several processes share; each of them ends with the same plan.
         llm: endpoint of the language model that the proposer ``llm`` asks.
+
+    Raises:
+        InputError: an option is unknown or out of its range, or does not go with the proposer.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "allow_inf_nan": False}

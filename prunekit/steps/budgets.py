@@ -38,7 +38,11 @@ def cut_groups(
 def cut_with_evidence(
     schedule: NoiseSchedule, count: int = 5, method: str = "uniform", cuts: tuple[int, ...] | None = None
 ) -> Grouping:
-    """The same groups, with the values that the method cut by."""
+    """The same groups, with the values that the method cut by.
+
+    Raises:
+        InputError: the method is unknown, or needs images or a base.
+    """
     if cuts is not None:
         return Explicit(cuts)(schedule, len(cuts) + 1)
     if method not in METHODS:

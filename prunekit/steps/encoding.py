@@ -44,6 +44,9 @@ class EncodeOptions:
         guidance_scale: of the samples, where latents are sampled; None for the pipeline's default.
         arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`; plain JSON values.
         stored_precision: precision of latents and conditions on the disk.
+
+    Raises:
+        InputError: batch size or steps are below 1.
     """
 
     size: tuple[int, int] | None = None

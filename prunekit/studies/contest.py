@@ -59,6 +59,9 @@ class Contest(Parameterized):
         options: see :class:`prunekit.recipe.MultistageOptions`.
         evaluation: the measurements at every look.
         start: trained network from which all networks continue, which excludes tailored widths; None for random weights.
+
+    Raises:
+        InputError: the network is no ``UNet2DModel``.
     """
 
     spec: ModelSpec

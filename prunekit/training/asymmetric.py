@@ -25,6 +25,9 @@ class AsymmetricTimesteps(DrawnSampler):
         boundary: τ as a share of T.
         intensity: k, at least 1.
         within: the timesteps to draw from; all if missing. A range on one side of τ is drawn from evenly.
+
+    Raises:
+        InputError: the boundary is not in (0, 1], or the intensity is below 1.
     """
 
     num_timesteps: int

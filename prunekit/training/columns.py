@@ -31,6 +31,9 @@ class Columns:
         empty: what replaces them, by name: a row without the first axis. Columns without such a row are never replaced.
         own_dropout: for some conditions, the share of the draws in which that one is replaced in addition, by name. Each is drawn
             for itself, so that a network learns to do without any of several texts.
+
+    Raises:
+        InputError: a condition to be dropped is unknown, or has no empty one.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)

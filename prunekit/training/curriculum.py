@@ -55,6 +55,9 @@ class GaussianCurriculum(DrawnSampler):
             their uniform share, and the cleanest keep all of it.
         pace: how λ rises to 1.
         within: the timesteps to draw from; all if missing.
+
+    Raises:
+        InputError: mean, width or pace are out of their range.
     """
 
     num_timesteps: int
@@ -94,6 +97,9 @@ class NoiseRateCurriculum(DrawnSampler):
         floor: probability of pure noise in the end, relative to that of a clean timestep; above 0, so that no timestep is left out.
         pace: how λ rises to 1.
         within: the timesteps to draw from; all if missing.
+
+    Raises:
+        InputError: floor or pace are out of their range.
     """
 
     schedule: NoiseSchedule

@@ -37,6 +37,9 @@ class Distillation:
         features: layer name → output channels of the teacher that the student's layer has kept, shape (kept,), int64; None for all
             channels.
         fade: ``linear`` lets w and v fall to zero over the training, ``constant`` does not.
+
+    Raises:
+        InputError: a weight is out of its range, the fade is unknown, or the teacher lacks a layer of ``features``.
     """
 
     objective: DenoisingObjective
@@ -79,7 +82,11 @@ class Distillation:
     def per_sample(
         self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
     ) -> Tensor:
-        """Loss of shape (batch,)."""
+        """Loss of shape (batch,).
+
+        Raises:
+            InputError: the student lacks a layer of ``features``.
+        """
         noisy, target = self.objective.pair(clean, noise, timesteps)
         names = list(self.features) if self.feature_weight else []
         from accelerate.utils import extract_model_from_parallel  # noqa: PLC0415 - nothing but a training needs it

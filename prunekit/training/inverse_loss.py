@@ -108,7 +108,11 @@ class InverseLoss(Wrapped):
         return {**{key: value.clone() for key, value in self.state.items()}, "sampler": super().state_dict()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Restore the state from a checkpoint."""
+        """Restore the state from a checkpoint.
+
+        Raises:
+            InputError: the state has another number of bins.
+        """
         for key, value in self.state.items():
             if state[key].shape != value.shape:
                 raise InputError(f"Got a state of {len(state[key])} bins; expected {len(value)}.")

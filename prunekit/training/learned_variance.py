@@ -120,6 +120,9 @@ class DistilledVariance:
     Args:
         teacher: the base; it is only evaluated, in eval mode and without gradients.
         weight: of the difference in the loss.
+
+    Raises:
+        InputError: the weight is negative or not finite.
     """
 
     teacher: nn.Module
@@ -164,6 +167,9 @@ class BoundedVariance:
     Args:
         parameterization: noise schedule and prediction type.
         weight: λ; L_vlb is the sum over all timesteps, in bits per dimension.
+
+    Raises:
+        InputError: the weight is negative or not finite, or the bound is not defined for the prediction or the schedule.
     """
 
     parameterization: Parameterization

@@ -56,6 +56,9 @@ def p2(parameterization: Parameterization, k: float = 1.0, gamma: float = 1.0) -
 
     Returns:
         Shape (T,), float64, positive.
+
+    Raises:
+        InputError: k is not positive, or gamma is negative.
     """
     _check_positive(k=k)
     if not 0 <= gamma < np.inf:
@@ -77,6 +80,9 @@ def change_aware(parameterization: Parameterization, ceiling: float = 0.6) -> Te
 
     Returns:
         Shape (T,), float64; 0 at the slowest timestep if λ is 1.
+
+    Raises:
+        InputError: the ceiling is not in [0.5, 1].
     """
     if not 0.5 <= ceiling <= 1:
         raise InputError(f"Got ceiling {ceiling!r} of a change-aware weight; expected a number in [0.5, 1].")
@@ -116,6 +122,9 @@ class Weighted(Wrapped):
     Args:
         sampler: draws the timesteps.
         table: factor of each timestep's loss, shape (T,), finite and ≥ 0.
+
+    Raises:
+        InputError: the table is not 1-D and finite, has negative weights, or only zeros.
     """
 
     table: Tensor

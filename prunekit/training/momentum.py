@@ -44,6 +44,9 @@ class RationalMomentum:
         steps: train steps until β is 0.
         initial: β0.
         minimum: β does not fall below it; some public code stops near 0.4.
+
+    Raises:
+        InputError: steps are below 1, or a momentum is out of its range.
     """
 
     steps: int
@@ -74,6 +77,9 @@ class ExponentialMomentum:
         factor: d in (0, 1].
         minimum: β_min; 0.4 in public code.
         initial: β0.
+
+    Raises:
+        InputError: the factor or a momentum is out of its range.
     """
 
     factor: float
@@ -126,6 +132,9 @@ class MomentumDecay:
     Args:
         momentum: β by train step.
         compensation: see the table.
+
+    Raises:
+        InputError: the compensation is unknown.
 
     Example:
         >>> import torch

@@ -85,6 +85,9 @@ class TrainOptions:
         checkpoints_total_limit: number of newest checkpoints that are kept.
         log_every: number of steps between reports; each reports the mean loss since the last one.
         seed: seed of the batches, timesteps and noise.
+
+    Raises:
+        InputError: an option is unknown or out of its range.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -184,7 +187,11 @@ class TrainOptions:
 
     @property
     def momentum(self) -> MomentumDecay | None:
-        """The decay of β1, or None."""
+        """The decay of β1, or None.
+
+        Raises:
+            InputError: the decay never reaches the floor.
+        """
         match self.momentum_decay:
             case "rational":
                 falling = RationalMomentum(self.steps, minimum=self.momentum_floor or 0.0)

@@ -19,6 +19,9 @@ def make_accelerator(mixed_precision: str, routes_samples: bool) -> "Accelerator
     """An accelerator with this precision; accelerate itself allows one precision per process, but a run can have two.
 
     If some batches do not use all parameters, the exchange of gradients must not wait for the unused ones.
+
+    Raises:
+        InputError: the precision is fp16 on a CPU.
     """
     from accelerate import Accelerator  # noqa: PLC0415 - nothing but a training needs it
     from accelerate.state import AcceleratorState  # noqa: PLC0415

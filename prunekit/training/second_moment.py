@@ -32,6 +32,9 @@ class LossSecondMoment(DrawnSampler):
     Attributes:
         losses: the latest losses, shape (n, history), float64; the oldest is overwritten first.
         seen: number of losses of each timestep so far, shape (n,), int64.
+
+    Raises:
+        InputError: the history is below 1, or the uniform share not in (0, 1].
     """
 
     within: RangeTimesteps
@@ -75,7 +78,11 @@ class LossSecondMoment(DrawnSampler):
         return (1 / (len(self.within) * probabilities)).float()
 
     def learn(self, timesteps: Tensor, losses: Tensor) -> None:
-        """See :class:`~prunekit.training.LearningSampler`."""
+        """See :class:`~prunekit.training.LearningSampler`.
+
+        Raises:
+            InputError: a timestep is not one that is drawn here.
+        """
         values = learnable(timesteps, losses)
         place = timesteps.detach().cpu().long() - self.within.start
         if bool(((place < 0) | (place >= len(self.within))).any()):
@@ -101,7 +108,11 @@ class LossSecondMoment(DrawnSampler):
         return {"losses": self.losses.clone(), "seen": self.seen.clone()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Restore the state from a checkpoint."""
+        """Restore the state from a checkpoint.
+
+        Raises:
+            InputError: the state has another shape.
+        """
         losses, seen = state["losses"], state["seen"]
         if losses.shape != self.losses.shape or seen.shape != self.seen.shape:
             raise InputError(

@@ -26,6 +26,9 @@ class StageTimesteps:
             each stage has the same weight in the loss. Within a stage, timesteps are equally likely. The first two come from the
             public code, ``mixed`` is this project's choice.
         stop: stops stages during training, and has to be a callback of that training; None trains all stages to the end.
+
+    Raises:
+        InputError: the draw is unknown.
     """
 
     groups: TimestepGroups

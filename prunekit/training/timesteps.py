@@ -120,6 +120,9 @@ class RangeTimesteps:
         start: first timestep.
         stop: one after the last.
         num_timesteps: T, the length of :meth:`probabilities`; ``stop`` if missing.
+
+    Raises:
+        InputError: the range is empty, or not inside the timesteps.
     """
 
     start: int
@@ -169,6 +172,9 @@ def mixture(logits: Tensor, within: RangeTimesteps | None, share: float = 1.0) -
 
     Returns:
         Shape (T,), float64, a proper distribution for any finite logits.
+
+    Raises:
+        InputError: the range is not inside the logits.
     """
     start, stop = (0, len(logits)) if within is None else (within.start, within.stop)
     if stop > len(logits):

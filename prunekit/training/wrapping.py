@@ -32,7 +32,11 @@ class Wrapped:
         return self.sampler.sample(batch, train_step, generator)
 
     def probabilities(self, train_step: int) -> Tensor:
-        """See :class:`~prunekit.training.StatedSampler`."""
+        """See :class:`~prunekit.training.StatedSampler`.
+
+        Raises:
+            InputError: the wrapped sampler states no probabilities.
+        """
         if not isinstance(self.sampler, StatedSampler):
             raise InputError(f"{type(self.sampler).__name__} states no probabilities; expected a sampler that does.")
         return self.sampler.probabilities(train_step)
