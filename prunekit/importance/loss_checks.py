@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
     from prunekit.importance.probe import Probe
 
-__all__ = ["check_repeats", "of_the_given_network", "only_from_the_generator"]
+__all__ = ["check_repeats", "left_to_the_caller", "of_the_given_network", "one_number", "only_from_the_generator"]
 
 _TRIED = 4  # draws
 _CLOSE = 1e-3  # relative; sums on a GPU differ in their last digits
@@ -67,6 +67,47 @@ def of_the_given_network(model: nn.Module) -> Iterator[None]:
             f"The loss does not call the network that it is given ({type(model).__name__}), so it may measure another one, such as "
             "the network before pruning; call the first argument in it, as in model(noisy, timesteps)."
         )
+
+
+@contextmanager
+def left_to_the_caller(model: nn.Module) -> Iterator[None]:
+    """Refuse a loss that differentiates itself within the block: its gradients would be counted twice, or its graph be gone.
+
+    Raises:
+        InputError: a gradient of the network has changed, or there was nothing to differentiate.
+    """
+
+    def gradients() -> list[tuple[int, int]]:
+        found = [parameter.grad for parameter in model.parameters()]
+        return [(-1, -1) if gradient is None else (id(gradient), gradient._version) for gradient in found]
+
+    before, wrong = (
+        gradients(),
+        "The loss differentiates itself; expected one that only returns its number: leave backward() out of it.",
+    )
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not require grad" in str(error):  # what torch says of backward() where losses are only measured
+            raise InputError(wrong) from error
+        raise
+    if gradients() != before:
+        raise InputError(wrong)
+
+
+def one_number(loss: object) -> Tensor:
+    """A loss as a tensor without dimensions.
+
+    Raises:
+        InputError: it is no tensor, has more numbers than one, or no real floating-point number.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        shape = isinstance(loss, Tensor) and f"shape {tuple(loss.shape)} and {str(loss.dtype).removeprefix('torch.')}"
+        raise InputError(
+            f"The loss returned {shape or type(loss).__name__}; expected a tensor with one floating-point number, the mean over "
+            "the batch."
+        )
+    return loss.squeeze()
 
 
 @contextmanager

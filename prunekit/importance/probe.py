@@ -11,7 +11,12 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.groups import TimestepGroup
-from prunekit.importance.loss_checks import of_the_given_network, only_from_the_generator
+from prunekit.importance.loss_checks import (
+    left_to_the_caller,
+    of_the_given_network,
+    one_number,
+    only_from_the_generator,
+)
 
 __all__ = ["DrawnLoss", "Loss", "Probe", "no_loss"]
 
@@ -220,13 +225,14 @@ class _Evaluation:
     drawn: tuple[Tensor, ...]
 
     def __call__(self, model: nn.Module) -> Tensor:
-        with of_the_given_network(model):
+        with of_the_given_network(model), left_to_the_caller(model):
             losses = self.loss.drawn_losses(model, self.drawn, self.timesteps)
-        if losses.shape != self.timesteps.shape:
-            raise InputError(
-                f"drawn_losses returned shape {tuple(losses.shape)} for {len(self.timesteps)} samples; expected one loss for each."
-            )
-        return losses.mean()
+            if losses.shape != self.timesteps.shape:
+                raise InputError(
+                    f"drawn_losses returned shape {tuple(losses.shape)} for {len(self.timesteps)} samples; expected one loss for "
+                    "each."
+                )
+            return one_number(losses.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,12 +244,5 @@ class _Call:
     generator: Generator
 
     def __call__(self, model: nn.Module) -> Tensor:
-        with of_the_given_network(model):
-            with only_from_the_generator(model):
-                loss = self.loss(model, self.timesteps, self.generator)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-                raise InputError(
-                    f"The loss returned {got}; expected a tensor with one number, the mean over the batch."
-                )
-        return loss.squeeze()
+        with of_the_given_network(model), left_to_the_caller(model), only_from_the_generator(model):
+            return one_number(self.loss(model, self.timesteps, self.generator))

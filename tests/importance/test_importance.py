@@ -86,11 +86,38 @@ def test_a_criterion_may_be_any_callable_and_an_unknown_name_is_refused(model):
         (lambda m, t, g: m(torch.zeros(len(t), 6), t), "shape"),
         (lambda m, t, g: 1.0, "float"),
         (lambda m, t, g: m(torch.zeros(len(t), 6), t).sum() * float("nan"), "not finite"),
+        (lambda m, t, g: m(torch.zeros(len(t), 6), t).sum() * 1j, "shape .* complex64; .*one floating-point number"),
+        (lambda m, t, g: (m(torch.zeros(len(t), 6), t).sum() > 0).long(), "int64"),
     ],
 )
 def test_losses_that_are_not_one_finite_number_are_refused(model, loss, reason):
     with pytest.raises(InputError, match=reason):
         score(model, loss=loss)
+
+
+@pytest.mark.parametrize("by", ["taylor", "magnitude", "fisher", "proxy"])
+def test_a_loss_that_calls_backward_itself_is_refused(model, by):
+    def differentiating(network, timesteps, generator):
+        loss = network(torch.randn(len(timesteps), 6, generator=generator), timesteps).square().mean()
+        loss.backward(retain_graph=True)
+        return loss
+
+    if by == "magnitude":
+        score(model, by, loss=differentiating)  # evaluates none
+    else:
+        with pytest.raises(InputError, match=r"differentiates itself.*leave backward\(\) out"):
+            score(model, by, loss=differentiating)
+
+
+def test_a_loss_with_a_penalty_on_gradients_is_none_that_differentiates_itself(model):
+    def penalised(network, timesteps, generator):
+        noisy = torch.randn(len(timesteps), 6, generator=generator).requires_grad_()
+        with torch.enable_grad():
+            loss = network(noisy, timesteps).square().mean()
+            slope = torch.autograd.grad(loss, noisy, create_graph=True)[0]
+        return loss + slope.square().mean()
+
+    assert score(model, "taylor", loss=penalised).of(1)
 
 
 def test_a_loss_with_a_generator_of_its_own_is_refused(model):
