@@ -302,7 +302,25 @@ def _sample(model: Path | str, otherwise: str | None = None) -> str:
     """Sample a model; if its samples are there, another command, or else count its costs."""
     if samples_of(str(model)).exists():
         return otherwise or command("cost", model)
-    return command("sample", model)
+    return command("sample", model, **_captions(Path(model)))
+
+
+def _captions(model: Path) -> dict[str, object]:
+    """The options by which a model is sampled whose pipeline takes captions; none for other models."""
+    if _takes_captions(model):
+        return {"prompts": _PROMPTS}
+    if not any(index for place in _near(model, None) for index in place.glob("*/model_index.json")):
+        return {}
+    slims = slims_in(model) or [one for one in slims_in(model.parent) if one.folder.name == model.name]
+    base = Path(_base_of(slims, model)) if slims else model
+    return {"pipeline": base, "prompts": _PROMPTS} if _takes_captions(base) else {}
+
+
+def _takes_captions(folder: Path) -> bool:
+    """Whether a folder is that of a pipeline with a text encoder, as far as its index says."""
+    with suppress(OSError, PrunekitError):
+        return any(name.startswith("text_encoder") for name in read_json(folder / "model_index.json"))
+    return False
 
 
 def _evaluate(experts: Path | str, base: str) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from prunekit import load_experts
 from prunekit._json import read_json
+from prunekit.cli.next_steps import after_export, after_report
 from prunekit.pipelines import PipelineSampler
 
 
@@ -53,6 +54,15 @@ def test_a_pipelines_denoiser_goes_all_the_way_on_encoded_images(folder: str) ->
     losses = read_json(Path("evaluation.json"))["losses"]
     assert [row["group"] for row in losses] == [0, 1]
     assert all(abs(row["difference"]["mean"]) > 0 for row in losses)
+    Path("prompts.txt").write_text("a boot\n")
+    for model in ("pipe", "slim/group-0", "experts"):
+        if any(Path("pipe").glob("text_encoder*")):
+            line = after_report(Path(model)) if model == "experts" else after_export(model)
+            assert line.endswith("--prompts prompts.txt")
+            assert (" --pipeline pipe " in line) == (model != "pipe")
+            done(f"{line} --num-inference-steps 2")
+        else:
+            assert after_export(model) == f"prunekit sample {model}"
 
 
 @pytest.mark.slow
