@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from prunekit import nets, report
+from prunekit import nets
 from prunekit._files import json_hash, sha256_file, write_json
 from prunekit._missing import EMBEDDED
 from prunekit.allocation import shared_steps
@@ -50,9 +50,7 @@ class Run(PlannedRun):
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
         manifest = self.make_all()
-        if (write := report.report_writer(read_manifest(self.folder))) is not None:
-            self.observer.stage("report", False)
-            write(self.folder)
+        self._write_report(read_manifest(self.folder))
         return manifest
 
     def make_all(self, last: Last = "evaluate") -> Path:

@@ -20,15 +20,18 @@ from typing import Generic
 from filelock import FileLock, Timeout
 from typing_extensions import TypeVar
 
+from prunekit import report
 from prunekit._files import json_hash
 from prunekit._kinds import contents
 from prunekit.data import ImageSplit, load_images, note_place
 from prunekit.recipe import Recipe
 from prunekit.results.manifest_head import LedgerEntry
+from prunekit.results.reading_manifests import Manifest
 from prunekit.results.stage_files import StageRecord
 from prunekit.runs.book import Book, Facts, Stage
 from prunekit.runs.executors import Executor, fan_out
 from prunekit.runs.jobs import Job
+from prunekit.runs.manifest import write_manifest
 from prunekit.runs.observing import Observer, Silent, say, training_reporter
 from prunekit.runs.run_folder import check_links
 from prunekit.training import Reporter, TrainOptions
@@ -270,6 +273,17 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
             yield tracking.reporter(told)
         finally:
             tracking.finish()
+
+    def _finish(self, manifest: Manifest) -> Path:
+        """Write the manifest, and the report of a kind of run that has one; returns the manifest's path."""
+        path = write_manifest(self.folder, manifest)
+        self._write_report(manifest)
+        return path
+
+    def _write_report(self, manifest: Manifest) -> None:
+        if (write := report.report_writer(manifest)) is not None:
+            self.observer.stage("report", False)
+            write(self.folder)
 
     def _ledger(self) -> list[LedgerEntry]:
         """The rows of every stage of this run."""

@@ -3,7 +3,6 @@
 from functools import cached_property, partial
 from pathlib import Path
 
-from prunekit import report
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
@@ -11,7 +10,7 @@ from prunekit.recipe import CurriculumOptions, CurriculumRecipe
 from prunekit.recipe.comparisons import slug
 from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, Network
 from prunekit.results.stage_files import StageFacts
-from prunekit.runs.manifest import environment, write_manifest
+from prunekit.runs.manifest import environment
 from prunekit.runs.resumable import ResumableRun
 from prunekit.steps.bases import complete_spec, seeded_weights
 from prunekit.steps.budgets import evaluations
@@ -46,10 +45,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         self._apart(trainings)
         for entry in self.options.entries:
             show_images(self.folder, self.folder / _images(entry, self.options.seeds[0]), slug(entry))
-        write_manifest(self.folder, self._manifest(list(trainings)))
-        self.observer.stage("report", False)
-        report.write_any_report(self.folder)
-        return self.folder / "manifest.json"
+        return self._finish(self._manifest(list(trainings)))
 
     @property
     def options(self) -> CurriculumOptions:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from torch import nn
 
-from prunekit import report
 from prunekit._files import atomic_folder, atomic_path
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
@@ -32,7 +31,7 @@ from prunekit.results.expert_results import BaseManifest, ExpertsManifest
 from prunekit.results.reading_manifests import Manifest, of_kind, read_manifest
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.experts_run import Run
-from prunekit.runs.manifest import environment, write_manifest
+from prunekit.runs.manifest import environment
 from prunekit.runs.observing import Within
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.runs.run_folder import check_places
@@ -95,11 +94,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         manifest = self._manifest(stages)
         with atomic_path(self.folder / "importance.json") as part:
             shutil.copyfile(self._entry_folder(self.options.headline) / "importance.json", part)
-        write_manifest(self.folder, manifest)
-        if (write := report.report_writer(manifest)) is not None:
-            self.observer.stage("report", False)
-            write(self.folder)
-        return self.folder / "manifest.json"
+        return self._finish(manifest)
 
     @property
     def options(self) -> EvidenceOptions:

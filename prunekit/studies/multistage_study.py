@@ -18,7 +18,7 @@ from prunekit.results.formats import GROUPS
 from prunekit.results.learning_results import MultistageManifest, Unified
 from prunekit.results.planning_files import GroupsFile
 from prunekit.results.stage_files import StageFacts
-from prunekit.runs.manifest import environment, write_manifest
+from prunekit.runs.manifest import environment
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.budgets import evaluations
@@ -79,10 +79,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         others = [self._competing(network, g, seed) for g in groupings for network, seed in self._entries(g)]
         self._apart({stage.name: [stage] for stage in others})
         self._show_images()
-        write_manifest(self.folder, self._manifest([stage.name for stage in (*unified, *others)]))
-        self.observer.stage("report", False)
-        report.write_any_report(self.folder)
-        return self.folder / "manifest.json"
+        return self._finish(self._manifest([stage.name for stage in (*unified, *others)]))
 
     @property
     def options(self) -> MultistageOptions:
