@@ -645,9 +645,9 @@ def test_a_spectral_norm_is_the_same_after_saving(tmp_path, training):
     """A factory gives a network in train mode, in which reading its weight would change the norm's buffers."""
 
     def make(*_):
-        layers = (nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.SiLU())
-        normed = (spectral_norm(each) if isinstance(each, nn.Conv2d) else each for each in layers)
-        return nn.Sequential(*normed, nn.Conv2d(8, 1, 3, padding=1)).train(training)
+        normed = (spectral_norm(nn.Conv2d(1, 8, 3, padding=1)), nn.SiLU(), spectral_norm(nn.Conv2d(8, 8, 3, padding=1)))
+        others = (nn.SiLU(), nn.Conv2d(8, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1))
+        return nn.Sequential(*normed, *others).train(training)
 
     torch.manual_seed(0)
     network = make()

@@ -117,8 +117,8 @@ def tmacs_text(macs: float) -> str:
 
 def mean_and_error(values: FloatArray, digits: int) -> str:
     """Mean and, over two or more values, its standard error, as text."""
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
+    found = Estimate.over(values)
+    return f"{found.mean:.{digits}f}" + ("" if found.se is None else f" ± {found.se:.{digits}f}")
 
 
 def are_even(curves: Sequence[LearningCurve]) -> bool:

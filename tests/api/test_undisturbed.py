@@ -33,7 +33,8 @@ class Writer(nn.Module):
             middle = nn.utils.spectral_norm(middle)
         if habit == "old weight norm":
             middle = nn.utils.weight_norm(middle)
-        self.first, self.middle, self.last = nn.Conv2d(3, 16, 3, padding=1), middle, nn.Conv2d(16, 3, 3, padding=1)
+        self.first, self.middle = nn.Conv2d(3, 16, 3, padding=1), middle
+        self.last = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1))
         self.habit, self.is_filled, self.results = habit, False, [torch.ones(2)]
         self.calls, self.last_seen, self.gains, self.tally = 0, torch.ones(2), None, torch.zeros(())
         self.make = nn.Identity()

@@ -409,7 +409,7 @@ def test_adapters_shrink_with_what_they_adapt():
 
 
 def test_parametrized_layers_shrink():
-    norm = nn.utils.parametrizations.spectral_norm
+    norm = nn.utils.parametrizations.weight_norm
     graph = pruned_as_silenced(
         lambda: nn.Sequential(norm(nn.Linear(5, 16)), nn.SiLU(), norm(nn.Linear(16, 12)), nn.SiLU(), nn.Linear(12, 3)),
         *(1, 4, 5),

@@ -219,6 +219,18 @@ LEFT_WHOLE = {
     "depthwise with a multiplier": (lambda: grouped(16, 8), (image(),), "first", "middle is a grouped convolution"),
     "layer norm over pixels": (layer_norm_over_pixels, (image(),), "0", "more than the channels"),
     "tied weights": (Tied, FLAT, "first", "shares its weights"),
+    "spectral norm": (
+        lambda: Wrapped(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))),
+        FLAT,
+        "first",
+        "by their spectral norm",
+    ),
+    "spectral norm of a hook": (
+        lambda: Wrapped(nn.utils.spectral_norm(nn.Linear(8, 8))),
+        FLAT,
+        "first",
+        "by their spectral norm",
+    ),
     "sorted channels": (lambda: Wrapped(Sorted()), FLAT, "first", "sort, which is not known"),
 }
 PRUNED = {

@@ -211,8 +211,15 @@ def _weight_norm(flow: Flow, op: Operation) -> None:
 
 
 def _vector_product(flow: Flow, op: Operation) -> None:
-    """``mv`` and ``dot``: sums along the last dimension, which by convention cost nothing."""
+    """``mv`` and ``dot``: sums along the last dimension, which by convention cost nothing.
+
+    Of weights alone they make a spectral norm. Its two vectors are right for all channels only, so a part of the weights would be
+    divided by too small a number: they stay whole.
+    """
     a, b = flow.of(op.args[0]), flow.of(op.args[1])
+    if flow.is_weight(op.args[0]) and flow.is_weight(op.args[1]):
+        layer = flow.module.partition("parametrizations.")[0].rstrip(".") or "a layer"
+        flow.fix((*a.grids, *b.grids), f"{layer} divides its weights by their spectral norm")
     last = op.args[0].ndim - 1
     b = Labels(b.grids, b.wild).moved(lambda _: last)
     joined = join(flow, [a, Labels(b.grids, b.wild | set(range(last)))], op.args[0].shape, op.name)
