@@ -126,10 +126,10 @@ def _floats(array: NDArray[Any], what: str, refused: FileFormatError) -> Form:
         return _rounded(array, axis, 255 if most <= 1 else 1, what)
     if array.ndim != 4:
         raise refused
-    if positive and most <= 1:
+    if positive:
         raise FileFormatError(
             f"{what} is {array.dtype} of shape {array.shape} from {least:g} to {most:g}; expected latents of both signs: "
-            "subtract their mean and divide by their deviation, or write pictures as uint8."
+            "subtract their mean and divide by their deviation; or pictures as uint8, scaled to 0 … 255 and rounded."
         )
     if axis == 1 and least >= -1 and most <= 1:  # one channel or three
         return Form(

@@ -108,9 +108,12 @@ def test_floats_that_may_be_pictures_from_minus_1_to_1_are_told(tmp_path, channe
 
 def test_floats_that_are_neither_pictures_nor_latents_are_refused(tmp_path):
     random = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", random.random((6, 4, 8, 8), dtype=np.float32))
-    with pytest.raises(FileFormatError, match="expected latents of both signs: subtract their mean"):
-        load_images(tmp_path / "x.npy")
+    for channels, most in ((4, 1), (1, 4095), (3, 65535), (4, 300)):  # such as pictures of 12 and 16 bits
+        np.save(tmp_path / "x.npy", most * random.random((6, channels, 8, 8), dtype=np.float32))
+        with pytest.raises(
+            FileFormatError, match=r"expected latents of both signs: subtract their mean.*uint8, scaled"
+        ):
+            load_images(tmp_path / "x.npy")
     np.save(tmp_path / "x.npy", random.normal(size=(6, 8, 8, 3)).astype(np.float32))
     with pytest.raises(FileFormatError, match="pictures with channels last; expected uint8"):
         load_images(tmp_path / "x.npy")
