@@ -10,11 +10,26 @@ from dataclasses import dataclass
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError, LimitError
 
-__all__ = ["LIMITS", "MAX_SEED", "VARIABLE", "Limit", "check_limit", "check_unpacked", "limit", "raise_limit"]
+__all__ = [
+    "LIMITS",
+    "MAX_COUNT",
+    "MAX_SEED",
+    "MAX_STEPS",
+    "VARIABLE",
+    "Limit",
+    "check_limit",
+    "check_unpacked",
+    "limit",
+    "raise_limit",
+]
 
 VARIABLE = "PRUNEKIT_LIMITS"
 """Environment variable with raised limits: ``name=value,name=value``."""
 MAX_SEED = 2**32 - 1
+MAX_COUNT = 2**20
+"""Most samples, images, rounds, groups, channels and so on that one option may ask for."""
+MAX_STEPS = 10**9
+"""Most train steps."""
 """Largest seed, as for NumPy and Optuna."""
 
 _UNSUSPICIOUS = 2**28  # bytes

@@ -239,7 +239,9 @@ def test_other_architectures_need_a_factory(bench, tmp_path):
     spec = ModelSpec("Mlp", {"width": 12})
     slim = SlimModel(pruned, spec, plan, {}, TimestepGroup(0, 0, 100), 100, *figures(pruned, inputs), ABOUT)
     save_slim(slim, tmp_path / "slim")
-    assert "'Mlp'" in refused(tmp_path / "slim", InputError)
+    said = refused(tmp_path / "slim", InputError)
+    assert "'Mlp'" in said
+    assert said.endswith("Pass the unpruned network and its example inputs: load_slim(folder, network, inputs).")
     asked = []
 
     def factory(config):

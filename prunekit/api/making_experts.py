@@ -105,12 +105,15 @@ def make_experts(
     scores = score_groups(bench, split.train, partition, pruning)
     slims = []
     for group, wanted in zip(partition, allocation.groups, strict=True):
-        say(f"pruning timestep group {group.index} of {len(partition)} to {wanted.mac_ratio:.3f} of the MACs")
-        slim, _ = prune_group(bench, split.train, scores, group, int(wanted.target_macs or 0), pruning)
+        target = int(wanted.target_macs or 0)
+        name = f"timestep group {group.index} of {len(partition)}"
+        whole = target >= bench.macs
+        say(f"{name} keeps the whole network" if whole else f"pruning {name} to {wanted.mac_ratio:.3f} of the MACs")
+        slim, _ = prune_group(bench, split.train, scores, group, target, pruning)
         if finetuning.leaves(slim) or (has_specialist and slim.is_whole):
             slims.append(slim)
             continue
-        say(f"fine-tuning timestep group {group.index} of {len(partition)}")
+        say(f"fine-tuning {name}")
         slims.append(finetune_slim(slim, split.train, finetuning, teacher=bench)[0])
     experts = TimestepExperts(partition, shared(slims, shared_networks(slims)))
     experts.eval()

@@ -1,5 +1,6 @@
 """Prunes one network in one call: without data, or by a search and repair with a loss on a group of timesteps."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from prunekit.graph.copying import copied
 from prunekit.graph.forward_pass import Inputs, check_has_values, undisturbing
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, no_loss
+from prunekit.limits import MAX_COUNT
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
@@ -141,6 +143,7 @@ def prune(
     without_data = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="oneshot"), repair="none")
     chosen = without_data if options is None and loss is None else section_of(PruneOptions, options)
     check_has_values(model)
+    _check_saved(num_timesteps, config)
     group = _checked_group(group, loss, chosen, num_timesteps)
     spec = _spec_of(model, inputs_on(torch.device("cpu"), example_inputs), config)
     graph = trace(
@@ -165,6 +168,21 @@ def prune(
     sizes = attributes(model, graph, result.plan)
     slim = SlimModel(found, spec, result.plan, sizes, group, num_timesteps, result.macs, result.params, about)
     return Pruned(slim, result, graph)
+
+
+def _check_saved(num_timesteps: int, config: object) -> None:
+    """Refuse what could not be read again from a saved network."""
+    if isinstance(num_timesteps, bool) or not isinstance(num_timesteps, int) or not 1 <= num_timesteps <= MAX_COUNT:
+        raise InputError(f"Got num_timesteps {num_timesteps!r:.40}; expected a whole number from 1 to {MAX_COUNT:,}.")
+    try:
+        is_json = config is None or (isinstance(config, dict) and bool(json.dumps(config, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError):
+        is_json = False
+    if not is_json:
+        raise InputError(
+            f"Got {config!r:.80} as the config; expected a dict of texts, numbers, lists and dicts, as JSON has them, since it is "
+            "saved with the network."
+        )
 
 
 def _checked_group(

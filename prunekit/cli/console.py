@@ -14,6 +14,7 @@ from prunekit._kinds import FileKind
 from prunekit._messages import printable
 from prunekit._names import split_source
 from prunekit.errors import InputError, MissingFileError
+from prunekit.steps.standing import command
 
 __all__ = [
     "chosen_allocation",
@@ -199,15 +200,18 @@ def data_options(source: str | None, resolution: str | None) -> Any:
     return None if source is None else DataOptions(source, resolution_of(resolution))
 
 
-def chosen_allocation(path: Path | None) -> Path:
+def chosen_allocation(path: Path | None, **told: object) -> Path:
     """The given allocation file, or ``allocation.json`` in the current folder.
+
+    Args:
+        path: the file that was named.
+        told: options of the allocation that would make it, such as ``base``; None for those that were not typed.
 
     Raises:
         MissingFileError: there is no such file.
     """
     chosen = path or Path("allocation.json")
     if not chosen.is_file():
-        raise MissingFileError(
-            f"{chosen} does not exist; make one with `prunekit allocate --budget 0.8`, or give --target."
-        )
+        again = command("allocate", budget=0.8, **told, output=path)
+        raise MissingFileError(f"{chosen} does not exist; make one with `{again}`, or give --target.")
     return chosen

@@ -73,8 +73,10 @@ def after_train(base: Path) -> str:
 
 
 def after_encode(pipeline: Path, data: Path) -> str:
-    """After an encoding: prune with it."""
-    return command("prune", pipeline, data=data)
+    """After an encoding: prune with it if there is an allocation; else make one."""
+    if _ALLOCATION.is_file():
+        return command("prune", pipeline, data=data)
+    return command("allocate", budget=_BUDGET, base=pipeline, data=data)
 
 
 def after_groups(base: str | None, groups: Path, config: Path | None = None) -> str:
@@ -86,7 +88,7 @@ def after_groups(base: str | None, groups: Path, config: Path | None = None) -> 
 def after_allocate(base: str | None, allocation: Path, config: Path | None = None, data: str | None = None) -> str:
     """After an allocation: prune."""
     found = base or _standing_base() or UNKNOWN_BASE
-    images = data or _encoded(found) or (UNKNOWN_IMAGES if _says_no_images(found) else None)
+    images = data or _images_of(found)
     return command("prune", found, config=config, allocation=_other(allocation, _ALLOCATION), data=images)
 
 
@@ -185,12 +187,14 @@ def after_cost(model: str, config: Path | None = None) -> str:
 
 def after_importance(base: str) -> str:
     """After scores: prune if there is an allocation, which prune scores for by itself; else make one."""
-    return command("prune", base) if _ALLOCATION.is_file() else command("allocate", budget=_BUDGET, base=base)
+    if _ALLOCATION.is_file():
+        return command("prune", base, data=_images_of(base))
+    return command("allocate", budget=_BUDGET, base=base, data=_encoded(base))
 
 
 def after_latency(base: str, table: Path) -> str:
     """After layer times: prune to a share of the base's time."""
-    return command("prune", base, target=_BUDGET, target_of="latency", latency_table=table)
+    return command("prune", base, target=_BUDGET, target_of="latency", latency_table=table, data=_images_of(base))
 
 
 def after_sensitivity(
@@ -200,7 +204,7 @@ def after_sensitivity(
     if (Path(model) / "experts.json").is_file():
         return _sample(model)
     if _with_frontiers(len(groups), _FRONTIERS) is None:
-        return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS)
+        return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS, data=_images_of(model))
     return command(
         "allocate",
         budget=_BUDGET,
@@ -221,7 +225,9 @@ def after_recover(
     Frontiers are recorded first where the searches of the slim models, in ``slim``, did not.
     """
     frontiers = _with_frontiers(len(groups), slim, _FRONTIERS)
-    record = [] if frontiers else [command("prune", base, target=_FRONTIER_FLOOR, output=_FRONTIERS)]
+    images, record = _images_of(base), list[str]()
+    if frontiers is None:
+        record = [command("prune", base, target=_FRONTIER_FLOOR, output=_FRONTIERS, data=images)]
     sensitivity, known = Path("sensitivity.json"), dict[str, object]()
     if sensitivity.is_file():
         with suppress(PrunekitError, OSError):
@@ -334,6 +340,11 @@ def _encoded(base: str) -> Path | None:
     if not (Path(base) / "model_index.json").is_file():
         return None
     return next((path.parent for path in sorted(Path().glob("*/encoded.json"))), None)
+
+
+def _images_of(base: str) -> Path | str | None:
+    """The images that have to be typed to prune a base: those encoded for it, or a word for them; None if it knows its own."""
+    return _encoded(base) or (UNKNOWN_IMAGES if _says_no_images(base) else None)
 
 
 def _says_no_images(base: str) -> bool:

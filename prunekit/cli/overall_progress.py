@@ -7,7 +7,45 @@ from collections.abc import Mapping
 __all__ = ["Overall", "OverallOfJobs", "said_seconds"]
 
 _WHOLE_STAGES = ("importance of timestep groups", "search", "training")
-_MOST = 0.99  # share of a stage that is judged by its time
+_LAST_PARTS = ("sampling", "timing single images")  # after them a stage has hardly anything left to do
+_MOST = 0.99  # share of a stage that is judged by its parts
+
+
+class _Pace:
+    """How fast a part of a stage goes, by what was seen of it."""
+
+    def __init__(self) -> None:
+        self._label, self._began, self._first, self._share = "", 0.0, 0.0, 0.0
+
+    def see(self, label: str, share: float) -> None:
+        """A share of the part is done; another name, or a share that falls, is a new part."""
+        if label != self._label or self._share >= 1 or share < self._share:
+            self._label, self._began, self._first = label, time.monotonic(), share
+        self._share = share
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the part is done; None before its pace is known."""
+        if self._share >= 1:
+            return 0.0
+        if self._share <= self._first:
+            return None
+        return (time.monotonic() - self._began) / (self._share - self._first) * (1 - self._share)
+
+    def of_stage(self, spent: float, expected: float) -> tuple[float, float | None]:
+        """Seconds that a stage takes at least, and its share that is done, or None if the part tells nothing yet.
+
+        Args:
+            spent: seconds of the stage so far.
+            expected: seconds that it should take by the stages before.
+        """
+        left = self.seconds_left
+        least = max(expected, spent + (left or 0.0))
+        if left is None:
+            return least, None
+        # Nobody knows what follows a late part: as much again as it is late.
+        total = least if self._label in _LAST_PARTS else 2 * least - expected
+        return least, min(_MOST, spent / total)
 
 
 class _InWords(ABC):
@@ -21,24 +59,24 @@ class _InWords(ABC):
     @property
     @abstractmethod
     def seconds_left(self) -> float | None:
-        """Seconds left; None before anything is measured."""
+        """Seconds left, at least those of the running stage; None while nothing is known of them."""
 
     @property
     @abstractmethod
     def is_late(self) -> bool:
-        """Whether the running stage takes longer than it should by the stages before, so that nothing is known of the rest."""
+        """Whether the running stage takes longer than it should by the stages before."""
 
     @property
     def time_left(self) -> str:
         """The time left in words; empty before anything is measured."""
-        if self.is_late:
-            return "longer than expected"
-        return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
+        if (left := self.seconds_left) is None:
+            return "longer than expected" if self.is_late else ""
+        return f"{'at least' if self.is_late else 'about'} {said_seconds(left)}"
 
     def said(self) -> str:
         """Share and time left of the whole run in words; empty before anything is measured."""
         left, share = self.time_left, min(self.share, _MOST) if self.is_late else self.share
-        return f"run: {100 * share:.0f} %, {left}{'' if self.is_late else ' left'}" if left else ""
+        return f"run: {100 * share:.0f} %, {left}{'' if self.seconds_left is None else ' left'}" if left else ""
 
 
 class Overall(_InWords):
@@ -52,7 +90,9 @@ class Overall(_InWords):
         self._left = dict(weights)
         self._kept = self._done = self._current = self._seconds = 0.0
         self._within, self._began = 0.0, time.monotonic()
-        self._name, self._parts, self._by_time = "", False, False
+        self._name, self._parts = "", False
+        self._pace = _Pace()
+        self._expected = self._least = 0.0  # seconds of a stage that is judged by its parts
 
     def begin(self, stage: str, kept: bool) -> None:
         """A stage begins, or is kept; the one before is over.
@@ -68,19 +108,25 @@ class Overall(_InWords):
             self._done, self._seconds = self._done + self._current, self._seconds + now - self._began
         weight = self._left.pop(stage, 0.0)
         self._kept += weight if kept else 0.0
-        self._current, self._within, self._began, self._by_time = (0.0 if kept else weight), 0.0, now, False
+        self._current, self._within, self._began = (0.0 if kept else weight), 0.0, now
+        self._pace, self._expected = _Pace(), 0.0
 
     def within(self, share: float, label: str = "") -> None:
-        """The share of the running stage that is done, if ``label`` is all that the stage does.
+        """The share of the running stage that is done, or of one of its parts; the stage is over without a label.
 
-        The share of any other stage is its time so far, compared with the time that it should take by the stages before.
+        The share of a stage with several parts is its time so far, compared with the time that it should take by the stages before,
+        and with the time that the running part takes by what is done of it.
         """
-        if not label or (label in _WHOLE_STAGES and not self._parts):
-            self._within, self._by_time = max(self._within, share), False
+        if not label:
+            self._within, self._pace, self._expected = max(self._within, share), _Pace(), 0.0
+            return
+        self._pace.see(label, share)
+        if label in _WHOLE_STAGES and not self._parts:
+            self._within, self._expected = share if self._expected else max(self._within, share), 0.0
         elif self._current and self._seconds:
-            expected = self._current * self._seconds / self._done
-            self._within = max(self._within, min(_MOST, (time.monotonic() - self._began) / expected))
-            self._by_time = True
+            self._expected = self._current * self._seconds / self._done
+            self._least, reached = self._pace.of_stage(time.monotonic() - self._began, self._expected)
+            self._within = self._within if reached is None else reached
 
     @property
     def share(self) -> float:
@@ -92,16 +138,22 @@ class Overall(_InWords):
     @property
     def is_late(self) -> bool:
         """See the base class."""
-        return self._by_time and self._within >= _MOST
+        return self._expected > 0 and self._least > self._expected
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds left; None before anything is measured."""
+        """See the base class."""
         done = self._done + self._current * self._within
-        seconds = self._seconds + (time.monotonic() - self._began if self._current else 0.0)
-        if not done or not seconds:
+        spent = time.monotonic() - self._began if self._current else 0.0
+        own, rest = self._pace.seconds_left, sum(self._left.values())
+        if self._expected:
+            if self.is_late and own is None:
+                return None
+            return max(0.0, self._least - spent) + self._seconds / self._done * rest
+        if not done or not self._seconds + spent:
             return None
-        return seconds / done * (self._current * (1 - self._within) + sum(self._left.values()))
+        rate = (self._seconds + spent) / done
+        return (rate * self._current * (1 - self._within) if own is None else own) + rate * rest
 
 
 class OverallOfJobs(_InWords):
@@ -117,9 +169,11 @@ class OverallOfJobs(_InWords):
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights, self._left = dict(weights), dict(weights)
         self._running: dict[str, float] = {}
+        self._paces: dict[str, _Pace] = {}
         self._kept = self._done = 0.0
         self._began: float | None = None
-        self._latest, self._by_time = 0.0, ""  # when the last stage began, and the one that is judged by its time
+        self._latest = 0.0  # when the last stage began
+        self._expected = self._least = 0.0  # seconds of a stage that is judged by its parts
 
     def begin(self, stage: str, kept: bool) -> None:
         """A stage begins, or is kept; a stage within another one is a part of it."""
@@ -127,30 +181,36 @@ class OverallOfJobs(_InWords):
             return
         for name in [name for name in self._running if _follows(stage, name)]:
             self._done += self._weights.get(name, 0.0)
-            del self._running[name]
+            del self._running[name], self._paces[name]
         weight = self._left.pop(stage, 0.0)
+        self._expected = 0.0
         if kept:
             self._kept += weight
             return
-        self._running[stage], self._latest = 0.0, time.monotonic()
+        self._running[stage], self._paces[stage], self._latest = 0.0, _Pace(), time.monotonic()
         if self._began is None and weight:
             self._began = time.monotonic()
 
     def within(self, share: float, label: str = "") -> None:
         """The share that is done of a group's running stage, if ``label`` is the group.
 
-        The share of a stage that runs alone is its time so far, compared with the time that it should take by the stages before.
+        The share of another stage that runs alone is judged by its parts, see :meth:`Overall.within`.
         """
-        for name in self._running:
-            if label and (name == label or name.endswith(f" {label}")):
-                self._running[name] = max(self._running[name], share)
-        if label and self._began is not None and self._done and len(self._running) == 1:
+        if not label:
+            return
+        groups = [name for name in self._running if name == label or name.endswith(f" {label}")]
+        for name in groups:
+            self._running[name] = max(self._running[name], share)
+            self._paces[name].see(label, share)
+        if not groups and len(self._running) == 1:
             (name,) = self._running
-            before = self._latest - self._began
-            if before > 0 and self._weights.get(name):
-                expected = self._weights[name] * before / self._done
+            self._paces[name].see(label, share)
+            weight, before = self._weights.get(name, 0.0), 0.0 if self._began is None else self._latest - self._began
+            if weight and self._done and before > 0:
+                self._expected = weight * before / self._done
                 spent = time.monotonic() - self._latest
-                self._running[name], self._by_time = max(self._running[name], min(_MOST, spent / expected)), name
+                self._least, reached = self._paces[name].of_stage(spent, self._expected)
+                self._running[name] = self._running[name] if reached is None else reached
 
     @property
     def share(self) -> float:
@@ -161,16 +221,21 @@ class OverallOfJobs(_InWords):
     @property
     def is_late(self) -> bool:
         """See the base class."""
-        return self._by_time in self._running and self._running[self._by_time] >= _MOST
+        return self._expected > 0 and self._least > self._expected
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds left; None before anything is measured."""
-        done = self._finished
-        if self._began is None or not done:
+        """See the base class."""
+        known = [left for pace in self._paces.values() if (left := pace.seconds_left) is not None]
+        if self._began is None or (self.is_late and not known):
+            return None
+        if self._expected:
+            rate = (self._latest - self._began) / self._done
+            return max(0.0, self._latest + self._least - time.monotonic()) + rate * sum(self._left.values())
+        if not (done := self._finished):
             return None
         left = sum(self._weights.values()) - self._kept - done
-        return max(0.0, (time.monotonic() - self._began) * left / done)
+        return max(0.0, (time.monotonic() - self._began) * left / done, *known)
 
     @property
     def _finished(self) -> float:

@@ -107,7 +107,9 @@ def prune(
     options = _options(goal, searching, constraining, language_model)
     check_available(options.search.proposer)
     loaded = open_base(base, config, inputs, reading.asked)
-    plan = _wanted_targets(goal.allocation, goal.target, loaded.schedule)
+    encoded = data if data and (Path(data) / "encoded.json").is_file() else None  # allocate takes no other images
+    typed: JsonObject = {"base": base, "config": config, "inputs": inputs, "data": encoded}
+    plan = _wanted_targets(goal.allocation, goal.target, loaded.schedule, typed)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     _note_other_steps(plan, loaded.schedule)
@@ -299,10 +301,11 @@ def _check_outputs(folders: Sequence[Path], inputs: Iterable[str | Path | None],
         InputError: an output would.
     """
     from prunekit._files import check_folder
-    from prunekit.slim import FOLDER
+    from prunekit.slim import FOLDER, check_not_needed
 
     for folder in folders:
         check_folder(folder, FOLDER)
+        check_not_needed(folder)
         refuse_inputs(folder, inputs, inside=True)
     for one in [] if overwrite else slims_in(folders[0].parent):
         if one.tuned and one.folder in folders:
@@ -312,8 +315,16 @@ def _check_outputs(folders: Sequence[Path], inputs: Iterable[str | Path | None],
             )
 
 
-def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSchedule") -> "Allocation":
+def _wanted_targets(
+    path: Path | None, target: float | None, schedule: "NoiseSchedule", typed: JsonObject
+) -> "Allocation":
     """The given allocation; with a ``target``, an allocation with this target for every group.
+
+    Args:
+        path: the allocation file that was named.
+        target: the target that was typed in place of an allocation.
+        schedule: the base's noise schedule.
+        typed: options that an allocation would take, too.
 
     Raises:
         InputError: the target is not a fraction.
@@ -324,7 +335,7 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
     from prunekit.steps.budgets import cut_groups, plan_budget
 
     if target is None:
-        chosen = chosen_allocation(path)
+        chosen = chosen_allocation(path, **typed)
         return Allocation.from_json(read_json(chosen), chosen)
     if not 0 < target <= 1:
         raise InputError(f"Got --target {target:g}; expected a fraction of the base's MACs, above 0 and at most 1.")

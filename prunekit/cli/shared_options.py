@@ -14,7 +14,7 @@ from prunekit._leftovers import restore
 from prunekit._missing import check_json
 from prunekit.cli.flags import flag_of
 from prunekit.errors import InputError
-from prunekit.limits import MAX_SEED
+from prunekit.limits import MAX_COUNT, MAX_SEED, MAX_STEPS
 
 __all__ = [
     "ConfigOption",
@@ -77,8 +77,17 @@ ShapesOption = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed.")]
 
 
+def _most(name: str) -> int:
+    """The largest whole number that an option may have: what no machine would finish is a slip of the finger."""
+    if "seed" in name and name != "seeds":
+        return MAX_SEED
+    if name.endswith(("steps", "_every")):
+        return MAX_STEPS
+    return MAX_COUNT
+
+
 def checked(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that first refuses numbers that are not finite, and missing files."""
+    """A command that first refuses numbers that are not finite or much too large, and missing files."""
     parameters = inspect.signature(command).parameters
 
     @wraps(command)
@@ -86,6 +95,10 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"Got {flag_of(parameters[name])} {value}; expected a finite number.")
+            most = _most(name)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int) and number > most:
+                    raise InputError(f"Got {flag_of(parameters[name])} {number}; expected at most {most:,}.")
         for name, value in values.items():
             for about in getattr(parameters[name].annotation, "__metadata__", ()) if value is not None else ():
                 for path in (value if isinstance(value, list) else [value]) if isinstance(about, Exists) else []:

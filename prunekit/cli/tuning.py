@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunekit._json import JsonObject
+from prunekit._json import JsonObject, read_json
 from prunekit._missing import check_base, check_slim
 from prunekit.choices import VarianceKind
 from prunekit.cli.console import data_options, emit, print_table, refuse_inputs
@@ -22,6 +22,7 @@ from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, ReportTo, Resume, TrainingChanges, training
 from prunekit.errors import InputError
+from prunekit.results.formats import SLIM
 from prunekit.steps.standing import SlimFacts, slims_in
 
 if TYPE_CHECKING:
@@ -274,12 +275,26 @@ def _steps(allocation: Path | None, asked: "Sequence[_Asked]", steps: int) -> li
 def _check_target(source: Path, target: Path, teacher: str | None) -> None:
     """Refuse a target that would replace something else; fine-tuning in place is allowed."""
     from prunekit._files import check_folder
-    from prunekit.slim import FOLDER
+    from prunekit.slim import FOLDER, check_not_needed
 
     check_folder(target, FOLDER)
+    check_not_needed(target)
     if os.path.realpath(target) != os.path.realpath(source):
         refuse_inputs(target, [source], inside=True)
+        _check_same_group(source, target)
     refuse_inputs(target, [teacher], inside=True)
+
+
+def _check_same_group(source: Path, target: Path) -> None:
+    """Refuse to replace another timestep group's slim model."""
+    if not (target / "config.json").is_file():
+        return
+    group, other = (read_json(folder / "config.json", SLIM)["timestep_group"] for folder in (source, target))
+    if group != other:
+        raise InputError(
+            f"{target} has the slim model of the timesteps {other['start']} to {other['stop'] - 1}, and {source} that of "
+            f"{group['start']} to {group['stop'] - 1}; give another --output."
+        )
 
 
 def _tuned_alone(tuning: "Tuning", resume: str, trackers: "_Trackers") -> JsonObject | None:

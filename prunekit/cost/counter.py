@@ -21,7 +21,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from prunekit._json import JsonObject
 from prunekit._types import Args, Function, Kwargs
-from prunekit.graph.forward_pass import Inputs, run_once, undisturbing
+from prunekit.graph.forward_pass import Inputs, check_inputs, run_once, undisturbing
 from prunekit.graph.weightless import without_values
 
 __all__ = [
@@ -180,7 +180,11 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
     Args:
         model: any network.
         inputs: arguments of one forward pass, batch 1, by name or by place.
+
+    Raises:
+        InputError: they are neither a tuple nor a dict, or the first argument is no network.
     """
+    check_inputs(inputs)
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     counter.mod_tracker = ForwardModules()
     uncounted = _UncountedOps(counter.flop_registry)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit._chosen import check_choice
 from prunekit._json import JsonObject
 from prunekit._types import FloatArray, IntArray
 from prunekit.choices import TimedPrecision
@@ -62,8 +63,7 @@ class LatencyOptions:
                 f"Got batch size {self.batch_size}, {self.repeats} repeats, a grid of {self.grid}, {self.fits} fits and "
                 f"{self.checks} checks; expected at least 1, 1, 2, 0 and 0."
             )
-        if self.dtype not in (known := get_args(TimedPrecision)):
-            raise InputError(f"Got dtype {self.dtype!r}; expected one of {', '.join(known)}.")
+        check_choice("dtype", self.dtype, get_args(TimedPrecision))
 
 
 class Measured(NamedTuple):

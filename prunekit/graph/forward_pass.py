@@ -10,15 +10,19 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from prunekit._messages import one_line
 from prunekit.errors import GraphError, InputError
 
 __all__ = [
     "Inputs",
     "check_has_values",
+    "check_inputs",
     "check_is_no_script",
     "check_one_sample",
+    "checked_network",
     "device_of",
     "eval_flags",
     "evaluation_mode",
@@ -35,12 +39,26 @@ Result = TypeVar("Result")
 _UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
 
+def check_inputs(inputs: object) -> None:
+    """Refuse what are no arguments of a forward pass; a tensor would be unpacked along its first axis.
+
+    Raises:
+        InputError: they are neither a tuple, a list nor a dict.
+    """
+    if not isinstance(inputs, tuple | list | Mapping):
+        raise InputError(
+            f"Got a {type(inputs).__name__} as the example inputs; expected a tuple, as in (x, timestep), or a dict."
+        )
+
+
 def check_one_sample(inputs: Inputs) -> None:
     """Refuse a batch where one sample is expected: costs would be those of the batch.
 
     Raises:
-        InputError: the first tensor with several axes holds several samples, and no other tensor has a batch of one.
+        InputError: they are neither a tuple nor a dict, or the first tensor with several axes holds several samples, and no other
+            tensor has a batch of one.
     """
+    check_inputs(inputs)
     tensors = [leaf for leaf in tree_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs) if _has_rows(leaf)]
     sample = next((tensor for tensor in tensors if tensor.ndim > 1), None)
     if sample is not None and len(sample) > 1 and all(len(tensor) != 1 for tensor in tensors):
@@ -50,13 +68,29 @@ def check_one_sample(inputs: Inputs) -> None:
         )
 
 
+def checked_network(model: object) -> nn.Module:
+    """The same network.
+
+    Raises:
+        InputError: it is another object, such as a state dict or a class.
+    """
+    if not isinstance(model, nn.Module):
+        got = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(f"Got {got}; expected a network, a torch.nn.Module with its weights loaded.")
+    return model
+
+
 def check_has_values(model: nn.Module) -> None:
-    """Refuse a network without values, and tensors or a mode that allow no gradients.
+    """Refuse a network without values or sizes, and tensors or a mode that allow no gradients.
 
     Raises:
         InputError: it is one.
     """
     tensors = [*model.parameters(), *model.buffers()]
+    if any(map(is_lazy, tensors)):
+        raise InputError(
+            "Got a network with lazy layers, which have no sizes yet; call it once with its example inputs."
+        )
     if any(tensor.is_meta for tensor in tensors):
         raise InputError("Got a network on the meta device, which has no weights; load them first.")
     if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
@@ -115,7 +149,13 @@ def eval_flags(model: nn.Module) -> AbstractContextManager[None]:
 def _eval_flags(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
     training = [module for module in modules if module.training]
     if training:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError as error:  # torch.export's
+            raise GraphError(
+                f"A {type(model).__name__} cannot be put in eval mode ({one_line(error)}); expected the torch.nn.Module that it "
+                "was exported from."
+            ) from error
     try:
         yield
     finally:
@@ -140,9 +180,9 @@ def undisturbing(function: Callable[Parameters, Result]) -> Callable[Parameters,
     @wraps(function)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         model = args[0] if args else kwargs.get("model")
-        if not isinstance(model, nn.Module):  # the function says so
+        if not args and "model" not in kwargs:  # Python says so
             return function(*args, **kwargs)
-        with undisturbed(model), torch.compiler.set_stance("force_eager"):
+        with undisturbed(checked_network(model)), torch.compiler.set_stance("force_eager"):
             return function(*args, **kwargs)
 
     return wrapped
@@ -251,8 +291,16 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """All tensors of a network's output: a tensor, a tuple, a dict, or an object that holds them."""
+    """All tensors of a network's output: a tensor, a tuple, a dict, or an object that holds them.
+
+    Raises:
+        GraphError: it is no such thing.
+    """
     if not isinstance(output, Tensor | tuple | list | Mapping):
+        if not hasattr(output, "__dict__"):
+            raise GraphError(
+                f"The network returns a {type(output).__name__}; expected a tensor, or a tuple, dict or dataclass with some."
+            )
         output = vars(output)
     leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

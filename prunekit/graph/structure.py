@@ -9,10 +9,11 @@ import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from prunekit._chosen import check_choice
 from prunekit._files import json_hash
 from prunekit._types import FloatArray, IntArray
 from prunekit.choices import HeadMode, NormMode, Shrink
@@ -235,7 +236,11 @@ class ChannelGraph:
         Args:
             shrink: ``width`` has the channel groups alone. ``both`` has a switch beside them for each residual branch. ``depth``
                 has them, too, and keeps all channels.
+
+        Raises:
+            InputError: it is none of them.
         """
+        check_choice("shrink", shrink, get_args(Shrink))
         channels = self if shrink != "depth" else self.with_whole({group.name for group in self.groups})
         groups = tuple(group for group in channels.groups if group.branch is None)
         if shrink == "width" or not self.branches:

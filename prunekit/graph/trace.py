@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from torch import nn
 
+from prunekit._chosen import check_choice
 from prunekit._messages import one_line
 from prunekit.errors import GraphError
 from prunekit.graph.branch_trial import branches_of
@@ -13,7 +15,7 @@ from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.declared import as_layers
-from prunekit.graph.forward_pass import Inputs, check_is_no_script, undisturbing
+from prunekit.graph.forward_pass import Inputs, check_inputs, check_is_no_script, undisturbing
 from prunekit.graph.group_building import Making
 from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.plan import PruningPlan
@@ -62,8 +64,16 @@ def trace(
 
     Raises:
         GraphError: the network cannot be traced, or not within the limit.
-        InputError: a constraint names no layer, or constraints contradict each other or the network.
+        InputError: a mode is unknown, the example inputs are neither a tuple nor a dict, a constraint names no layer, or
+            constraints contradict each other or the network.
     """
+    for what, given, known in (
+        ("norm_mode", norm_mode, NormMode),
+        ("head_mode", head_mode, HeadMode),
+        ("shrink", shrink, Shrink),
+    ):
+        check_choice(what, given, get_args(known))
+    check_inputs(example_inputs)
     check_is_no_script(model)
     constraints = constraints or Constraints()
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")

@@ -1,5 +1,6 @@
 """Checks of a caller's loss: it evaluates the network that it is given, with draws from its generator alone, and repeats."""
 
+import inspect
 import math
 import random
 from collections.abc import Iterator
@@ -15,10 +16,35 @@ from prunekit.errors import InputError
 if TYPE_CHECKING:
     from prunekit.importance.probe import Probe
 
-__all__ = ["check_repeats", "left_to_the_caller", "of_the_given_network", "one_number", "only_from_the_generator"]
+__all__ = [
+    "check_arguments",
+    "check_repeats",
+    "left_to_the_caller",
+    "of_the_given_network",
+    "one_number",
+    "only_from_the_generator",
+]
 
 _TRIED = 4  # draws
 _CLOSE = 1e-3  # relative; sums on a GPU differ in their last digits
+
+
+def check_arguments(loss: object) -> None:
+    """Refuse a loss that cannot be called with a network, timesteps and a generator.
+
+    Raises:
+        InputError: it takes other arguments, or is no function.
+    """
+    if not callable(loss):
+        raise InputError(f"Got {loss!r:.40} as the loss; expected a function loss(model, timesteps, generator).")
+    try:
+        taken = inspect.signature(loss)
+    except ValueError:  # a function that does not say what it takes
+        return
+    try:
+        taken.bind(None, None, None)
+    except TypeError:
+        raise InputError(f"The loss takes {taken}; expected loss(model, timesteps, generator).") from None
 
 
 def check_repeats(probe: "Probe", model: nn.Module) -> None:

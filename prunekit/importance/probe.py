@@ -12,11 +12,13 @@ from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.groups import TimestepGroup
 from prunekit.importance.loss_checks import (
+    check_arguments,
     left_to_the_caller,
     of_the_given_network,
     one_number,
     only_from_the_generator,
 )
+from prunekit.limits import MAX_SEED
 
 __all__ = ["DrawnLoss", "Loss", "Probe", "no_loss"]
 
@@ -72,7 +74,7 @@ class Probe:
         ranks: which draws of the larger set these are, in the order of the timesteps for a :class:`DrawnLoss`, else in their own.
 
     Raises:
-        InputError: samples, batch size or chunk are below 1.
+        InputError: samples, batch size, chunk or seed are no whole numbers in their range, or the loss takes other arguments.
     """
 
     loss: Loss
@@ -86,11 +88,15 @@ class Probe:
     ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.batch_size < 1 or self.chunk < 1:
+        counts = (self.samples, self.batch_size, self.chunk)
+        if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
             raise InputError(
-                f"Got {self.samples} samples in batches of {self.batch_size} and chunks of {self.chunk}; "
-                "expected at least 1 of each."
+                f"Got {self.samples!r:.40} samples in batches of {self.batch_size!r:.40} and chunks of {self.chunk!r:.40}; "
+                "expected whole numbers of at least 1."
             )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"Got seed {self.seed!r:.40}; expected a whole number from 0 to {MAX_SEED:,}.")
+        check_arguments(self.loss)
 
     @property
     def batches(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prunekit._files import atomic_folder, atomic_path, write_json
+from prunekit._files import atomic_folder, atomic_path, sha256_file, write_json
 from prunekit._json import JsonDict, JsonObject, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
@@ -22,7 +22,7 @@ from prunekit.nets.differences import FILE as DIFFERENCE
 from prunekit.nets.differences import load_difference, save_difference
 from prunekit.nets.experts import TimestepExperts, without_weights
 from prunekit.nets.sharing import read_networks, shared, shared_networks
-from prunekit.results.formats import EXPERTS
+from prunekit.results.formats import EXPERTS, SLIM
 from prunekit.slim import FOLDER as _SLIM
 from prunekit.slim import WEIGHTS, SlimModel, load_slim, save_slim, slim_config
 
@@ -78,6 +78,8 @@ def save_experts(
                 save_difference(slims[network], slims[largest], place, share)
             else:
                 save_slim(slims[network], place)
+        if "reference" in some:
+            some["reference_sha256"] = sha256_file(part / f"group-{largest}" / WEIGHTS)
         write_json(part / "experts.json", {**extra, **groups.to_json(), **some, "format": EXPERTS})
         with atomic_path(part / "README.md") as card:
             card.write_text(experts_card([slim_config(slim) for slim in slims], extra, networks), encoding="utf-8")
@@ -116,6 +118,8 @@ def load_experts(
     reference = known.reference
     if reference is not None and reference not in networks:
         raise FileFormatError(f"{source} names the reference {reference}; expected a group with a network of its own.")
+    if reference is not None:
+        _check_reference(folder / f"group-{reference}", known.reference_sha256)
 
     def read(network: int, base: SlimModel | None = None) -> SlimModel:
         if reference is None or network == reference:
@@ -159,6 +163,15 @@ def _found_in(folder: Path, group: TimestepGroup, found: SlimModel) -> SlimModel
             f"{folder} is inconsistent: group-{group.index} serves the timestep group {own}; expected {wanted}."
         )
     return found
+
+
+def _check_reference(folder: Path, sha256: str | None) -> None:
+    """Refuse a network that is not the one from which the others were stored as differences, if its hash is known."""
+    if sha256 not in (None, read_json(folder / "config.json", SLIM)["sha256"]):
+        raise FileFormatError(
+            f"{folder} has been replaced, and the other networks are stored as differences from what was there; assemble the "
+            "experts again, or copy them again."
+        )
 
 
 def _check_alike(folder: Path, groups: TimestepGroups, slims: Sequence[SlimModel]) -> None:

@@ -10,6 +10,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from torch import Tensor, nn
 
+from prunekit._chosen import check_choice
 from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray
 from prunekit.checkpoint import ModelSpec
@@ -83,8 +84,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         middle: Middle = "shared",
     ) -> None:
         super().__init__()
-        if middle not in get_args(Middle):
-            raise InputError(f"Got middle {middle!r:.40}; expected one of {', '.join(get_args(Middle))}.")
+        check_choice("middle", middle, get_args(Middle))
         own: JsonObject = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
         widths = [own["block_out_channels"]] * len(groups) if widths is None else widths
         if len(widths) != len(groups):

@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from prunekit._json import JsonDict
 from prunekit._messages import plain
 from prunekit.errors import InputError
-from prunekit.limits import MAX_SEED
+from prunekit.limits import MAX_COUNT, MAX_SEED, MAX_STEPS
 from prunekit.recipe.schema import Limits, kinds_at
 from prunekit.search import PROPOSERS, PROXIES, SearchOptions
 from prunekit.training.options import PRECISIONS
 
 __all__ = [
-    "MAX_COUNT",
-    "MAX_STEPS",
     "SEARCH",
     "TRAINING",
     "check_inner_name",
@@ -24,11 +22,6 @@ __all__ = [
     "misread_values",
     "unsafe_values",
 ]
-
-MAX_COUNT = 2**20
-"""Most samples, images, rounds, groups, channels and so on that one key of a recipe may ask for."""
-MAX_STEPS = 10**9
-"""Most train steps."""
 
 _NUMBERS = frozenset(("integer", "number"))
 _OWN = (

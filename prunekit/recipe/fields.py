@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from prunekit.limits import MAX_SEED
-from prunekit.recipe.bounds import MAX_COUNT, TRAINING
+from prunekit.limits import MAX_COUNT, MAX_SEED
+from prunekit.recipe.bounds import TRAINING
 from prunekit.training import TrainOptions
 
 __all__ = ["STRICT", "NotNegative", "Positive", "Ratio", "Seed", "Seeds", "Train"]

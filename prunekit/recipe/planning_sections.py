@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from prunekit._messages import did_you_mean
+from prunekit._chosen import check_choice
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, SensitivityMeasure, Shrink
@@ -233,15 +233,11 @@ class PruneOptions:
     shrink: Shrink = "width"
 
     def __post_init__(self) -> None:
-        if self.shrink not in (known := get_args(Shrink)):
-            meant = did_you_mean(self.shrink, known)
-            raise InputError(f"Got shrink {self.shrink!r}{meant}; expected one of {', '.join(known)}.")
+        check_choice("shrink", self.shrink, get_args(Shrink))
         criterion(self.criterion)
         if not 0 <= self.floor <= 1:
             raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")
-        if self.repair not in (known := get_args(RepairKind)):
-            meant = did_you_mean(self.repair, known)
-            raise InputError(f"Got repair {self.repair!r}{meant}; expected one of {', '.join(known)}.")
+        check_choice("repair", self.repair, get_args(RepairKind))
         if any(number < 1 for pair in (self.multiples or {}).items() for number in pair):
             raise InputError(
                 f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, get_args
 
 from pydantic import Field, JsonValue
 
+from prunekit._chosen import check_choice
 from prunekit.choices import VarianceKind
 from prunekit.errors import InputError
 from prunekit.extractors import FILES
@@ -77,8 +78,7 @@ class FinetuneOptions:
     variance_weight: Annotated[float, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
-        if self.variance not in (kinds := get_args(VarianceKind)):
-            raise InputError(f"Got variance {self.variance!r:.40}; expected one of {', '.join(kinds)}.")
+        check_choice("variance", self.variance, get_args(VarianceKind))
         if self.variance_weight is not None and not 0 <= self.variance_weight < float("inf"):
             raise InputError(f"Got variance_weight {self.variance_weight:g}; expected a finite number of at least 0.")
         if self.from_scratch and (self.only_pruned or self.groups is not None):

@@ -33,6 +33,7 @@ from prunekit.report.samples import Images
 from prunekit.report.sensitivities import sensitivity_blocks, sensitivity_table
 from prunekit.report.table import markdown_text
 from prunekit.report.target_charts import frontiers_chart, targets_charts
+from prunekit.report.times import time_tile
 from prunekit.report.wording import estimate_text, short_ratio
 from prunekit.results.evidence_results import EvidenceManifest
 from prunekit.results.expert_results import ExpertsManifest
@@ -42,6 +43,7 @@ __all__ = ["write_evidence_report"]
 
 _NEARLY = 1.005  # targets are met from below, within one channel
 _EQUAL = 0.01  # fine-tuning takes whole steps
+_ONE_BATCH = 64  # images that every sampler samples at a time; more may be split
 
 
 def write_evidence_report(folder: Path | str) -> Path:
@@ -67,7 +69,8 @@ def write_evidence_report(folder: Path | str) -> Path:
         )
         end = (provenance(manifest, evidence.metrics.features), again(manifest))
         title, claim = manifest.recipe, evidence_claim(manifest)
-        page = Document(title, claim, (*sections, *end), (said,) if said else (), tiles=_tiles(evidence, measure))
+        tiles = _tiles(evidence, measure, _timed_together(manifest))
+        page = Document(title, claim, (*sections, *end), (said,) if said else (), tiles=tiles)
         (target / "index.html").write_text(render(page), encoding="utf-8")
         text = [f"# Experts and baselines at equal training: {markdown_text(title)}"]
         text += map(markdown_text, (claim, *sentences))
@@ -132,8 +135,15 @@ def _pareto(evidence: Evidence, folder: Path, doubt: str) -> Charts:
     return Charts(tuple(charts))
 
 
-def _tiles(evidence: Evidence, measure: str) -> tuple[Tile, ...]:
-    """The headline's most important numbers compared with the reference's."""
+def _timed_together(manifest: EvidenceManifest) -> int | None:
+    """How many images were sampled at a time to measure wall time; None if the manifest does not tell."""
+    options = (manifest.config or {}).get("evidence")
+    count = options.get("timed_images") if isinstance(options, dict) else None
+    return count if isinstance(count, int) and 0 < count <= _ONE_BATCH else None
+
+
+def _tiles(evidence: Evidence, measure: str, batch: int | None) -> tuple[Tile, ...]:
+    """The headline's most important numbers compared with the reference's; wall time is that of ``batch`` images at a time."""
     headline, reference, base = evidence.headline, evidence.reference, evidence.base
     word = evidence.label("FID") if measure == "fid" else "held-out loss"
     pair = [estimate_text(entry.estimate(measure)) for entry in (headline, reference)]
@@ -143,7 +153,7 @@ def _tiles(evidence: Evidence, measure: str) -> tuple[Tile, ...]:
     ]
     seconds = [entry.estimate("seconds_per_image") for entry in (headline, base)]
     if seconds[0] and seconds[1] and seconds[1].mean:
-        tiles.append(Tile(f"{seconds[0].mean / seconds[1].mean:.2f}", "of the base's time for an image"))
+        tiles.append(time_tile(seconds[0].mean / seconds[1].mean, batch))
     tiles.append(Tile(f"{headline.mean('params') / base.mean('params'):.1f}×", "the base's parameters stored"))
     return tuple(tiles)
 

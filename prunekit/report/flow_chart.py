@@ -93,9 +93,21 @@ def _tuning(results: RunResults) -> tuple[str, ...]:
     tune = results.manifest.settings.finetune
     steps = tune.train.steps if tune and tune.train else None
     shared = ", shared by the sensitivity" if tune and tune.share_steps else ""
-    said = (f"{count_text(steps)} steps for each group{shared}",) if steps else ()
+    said = (f"{count_text(steps)} steps for {_tuned_groups(results)}{shared}",) if steps else ()
     spent = _spent(results, tuned)
     return (*said, *spent) if spent else ()
+
+
+def _tuned_groups(results: RunResults) -> str:
+    """Which timestep groups were trained, as the ledger records it."""
+    experts = results.experts.values()
+    stages = {row.stage for row in results.ledger if row.kind == "training"}
+    tuned = {one.group for one in experts if f"fine-tuning, group {one.group}" in stages}
+    if not tuned or len(tuned) == len(experts):
+        return "each group"
+    if tuned != {one.group for one in experts if one.macs < results.base.macs}:
+        return f"each of {len(tuned)} groups" if len(tuned) > 1 else "one group"
+    return f"each of the {len(tuned)} pruned groups" if len(tuned) > 1 else "the one pruned group"
 
 
 def _experts(results: RunResults) -> tuple[str, ...]:

@@ -127,6 +127,15 @@ def are_even(curves: Sequence[LearningCurve]) -> bool:
     return max(ends) <= _EVEN * min(ends)
 
 
+def _spending(rival: LearningCurve, others: Sequence[LearningCurve]) -> str:
+    """How the training MACs compare, as the beginning of a sentence."""
+    if are_even([rival, *others]):
+        return "At equal training MACs"
+    cost = float(rival.training_macs[:, -1].mean())
+    more = any(float(curve.training_macs[:, -1].mean()) > _EVEN * cost for curve in others)
+    return "With different training MACs" if more else "With as many training MACs or fewer"
+
+
 def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label: str = "FID", doubt: str = "") -> str:
     """The finding of a comparison in sentences: which training ends best, and whether the difference exceeds the error.
 
@@ -148,8 +157,7 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
             else "; it does not reach the latter"
         )
     which = "the one alternative" if len(others) == 1 else f"the best of {len(others)}, chosen by this number,"
-    even = are_even([rival, *others])
-    lead = f"{'At equal training MACs' if even else 'With as many training MACs or fewer'} {which} is {best.title}"
+    lead = f"{_spending(rival, others)} {which} is {best.title}"
     loss = _difference(best, rival, "losses")
     against = contradiction(difference, loss, float(rival.losses[:, -1].mean())) if of == "fids" else ""
     if not against:

@@ -138,7 +138,7 @@ def write_multistage_report(folder: Path | str) -> Path:
         "multistage",
         "Networks for stages, at equal training MACs"
         if are_even([entry.curve for entry in entries])
-        else "Networks for stages, some of which were trained less",
+        else "Networks for stages, trained for different MACs",
         multistage_claim(manifest),
         _text(manifest, settings, unified, entries),
         [entry.curve for entry in entries],
@@ -216,11 +216,13 @@ def _text(
     if unified.macs is not None:  # steps are rounded to whole looks
         steps = round(unified.training_macs / (3 * unified.macs * train.batch_size))
     curves = [entry.curve for entry in entries]
-    spent = [f"{curve.title} {curve.training_macs[:, -1].mean() / unified.training_macs:.2f}" for curve in curves]
+    ratios = {curve.title: curve.training_macs[:, -1].mean() / unified.training_macs for curve in curves}
+    spent = [f"{title} {ratio:.2f}" for title, ratio in ratios.items()]
+    bound = "at most" if max(ratios.values()) < 1.005 else "about"  # the drawn stages may cost more than the mean
     why = "Stages were stopped early. " if section.early_stop else ""
     less = "" if are_even(curves) else f"{why}Of these MACs they spent: {', '.join(spent)}. "
     return (
-        f"Every network was trained {start} with {'at most ' if less else ''}{tmacs_text(unified.training_macs)} TMACs, "
+        f"Every network was trained {start} with {f'{bound} ' if less else ''}{tmacs_text(unified.training_macs)} TMACs, "
         f"as many as {steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
         f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. {less}Stages are listed from the "
         f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} "

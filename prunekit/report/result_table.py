@@ -7,6 +7,7 @@ from prunekit.ledger import making_macs
 from prunekit.report.document import Tile
 from prunekit.report.run import RunResults
 from prunekit.report.table import Column, Row, Table, estimate, flat, named, ratio
+from prunekit.report.times import time_tile
 from prunekit.report.wording import ABSENT, error_note, estimate_text, mean_losses, number_text, short_ratio, si_text
 from prunekit.results.expert_results import MetricRow
 
@@ -142,8 +143,10 @@ def result_tiles(results: RunResults) -> tuple[Tile, ...]:
         ratio = results.assembled.mean_mac_ratio
     if ratio is not None:
         tiles.append(Tile(short_ratio(ratio), "of the base's MACs per sampling step"))
-    if base and row and base.seconds_per_image and row.seconds_per_image:
-        tiles.append(Tile(f"{row.seconds_per_image / base.seconds_per_image:.2f}", "of the base's time for an image"))
+    if metrics and base and row and base.seconds_per_image and row.seconds_per_image:
+        part = row.seconds_per_image / base.seconds_per_image
+        alone = row.seconds_alone / base.seconds_alone if row.seconds_alone and base.seconds_alone else None
+        tiles.append(time_tile(part, metrics.batch_size, alone))
     if results.assembled:
         tiles.append(Tile(f"{results.assembled.params / results.base.params:.1f}×", "the base's parameters stored"))
     return tuple(tiles)

@@ -1,12 +1,26 @@
 """Sentences about time: what one image took, and what experts that were planned for a time take by prediction."""
 
 from prunekit.cost import prediction_error
+from prunekit.report.document import Tile
 from prunekit.report.run import RunResults
 from prunekit.report.wording import number_text, short_ratio
 
-__all__ = ["predicted_time_sentence", "time_sentence"]
+__all__ = ["predicted_time_sentence", "time_sentence", "time_tile"]
 
 _MUCH_SLOWER = 0.05  # of the base's time, beyond the fraction of its MACs
+
+
+def time_tile(part: float, batch: int | None, alone: float | None = None) -> Tile:
+    """The time per image as a fraction of the base's.
+
+    Args:
+        part: the fraction, for images that are sampled together.
+        batch: how many these are; None if that is not known.
+        alone: the fraction for a single image; None if it was not measured.
+    """
+    together = f" per image, {batch:,} at a time" if batch else " for an image"
+    single = f"; {alone:.2f} for one image alone" if alone is not None else ""
+    return Tile(f"{part:.2f}", f"of the base's time{together}{single}")
 
 
 def time_sentence(results: RunResults) -> str:
@@ -20,9 +34,16 @@ def time_sentence(results: RunResults) -> str:
     if manifest.threads:
         where += f" with {manifest.threads} thread{'s' if manifest.threads != 1 else ''}"
     part = row.seconds_per_image / base.seconds_per_image
+    batch = f" in a batch of {metrics.batch_size}" if metrics and metrics.batch_size else ""
+    alone = (
+        f"; an image alone {number_text(row.seconds_alone, 3)} s against {number_text(base.seconds_alone, 3)} s: "
+        f"{short_ratio(row.seconds_alone / base.seconds_alone)}"
+        if row.seconds_alone and base.seconds_alone
+        else ""
+    )
     said = (
-        f"One image took {number_text(row.seconds_per_image, 3)} s against the base's "
-        f"{number_text(base.seconds_per_image, 3)} s{where}: {short_ratio(part)} of the time."
+        f"One image{batch} took {number_text(row.seconds_per_image, 3)} s against the base's "
+        f"{number_text(base.seconds_per_image, 3)} s{where}: {short_ratio(part)} of the time{alone}."
     )
     if row.mac_ratio is None or part <= row.mac_ratio + _MUCH_SLOWER:
         return said

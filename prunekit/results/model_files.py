@@ -105,7 +105,9 @@ class ExpertsFile(Partition, _ExpertsHead):
     Args:
         networks: for each group, the index of the group whose folder has its network; missing if every group has its own.
         reference: the group whose network is stored whole, if the others are stored as their differences from it.
+        reference_sha256: hash of that network's file.
     """
 
     networks: Annotated[Many[Whole] | None, NotNull()] = None
     reference: Annotated[Whole | None, NotNull()] = None
+    reference_sha256: Annotated[str | None, NotNull()] = None

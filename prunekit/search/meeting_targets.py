@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -39,10 +40,10 @@ def in_units(target: float | int, full: int, unit: str) -> int:
     Raises:
         InputError: the target is neither.
     """
-    number: Any = target
-    if not isinstance(number, bool) and hasattr(number, "__index__"):  # includes NumPy integers
+    number: Any = None if isinstance(target, bool) else target
+    if isinstance(number, numbers.Integral):  # includes NumPy's
         return int(number)
-    fraction = float(number) if hasattr(number, "__float__") and not isinstance(number, bool) else math.nan
+    fraction = float(number) if isinstance(number, numbers.Real) else math.nan
     if 0 < fraction <= 1:
         return int(Fraction(str(fraction)) * full)  # the decimal as written: 0.29 of 100 is 29
     if fraction > 1 and fraction.is_integer():

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import prunekit
+from prunekit._chosen import check_choice
 from prunekit._files import json_hash
 from prunekit._json import JsonObject
-from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.cost import CostModel, LatencyModel
 from prunekit.cost.counter import count_by_shapes
@@ -84,15 +84,8 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         proposer(self.proposer)
-        if self.target_of not in get_args(TargetOf):
-            meant = did_you_mean(self.target_of, get_args(TargetOf))
-            raise InputError(
-                f"Got target_of {self.target_of!r}{meant}; expected one of {', '.join(get_args(TargetOf))}."
-            )
-        if self.proxy not in PROXIES:
-            raise InputError(
-                f"Got proxy {self.proxy!r}{did_you_mean(self.proxy, PROXIES)}; expected one of {', '.join(PROXIES)}."
-            )
+        check_choice("target_of", self.target_of, get_args(TargetOf))
+        check_choice("proxy", self.proxy, PROXIES)
         if min(self.rounds, self.shortlist, self.fresh, self.trials) < 1 or not 0 <= self.tolerance < 1:
             raise InputError("Expected rounds, shortlist, fresh and trials of at least 1 and a tolerance in [0, 1).")
         if self.screening < 0 or self.finalists < 1:

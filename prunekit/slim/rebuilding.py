@@ -15,6 +15,7 @@ from prunekit._leftovers import restore
 from prunekit._messages import one_line
 from prunekit._missing import check_slim
 from prunekit.checkpoint import Factory, ModelSpec
+from prunekit.checkpoint.denoisers import denoiser
 from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.metadata import check_kept, check_params, checked_prediction, counted, read_schedule
 from prunekit.checkpoint.tensors import read_tensors, safetensors_shapes
@@ -99,6 +100,7 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
         TimeUnit.from_config(known.time_unit)
     sizes, macs = known.sizes, known.macs
     try:
+        _check_class(spec)
         model = _fitted(folder, spec, shapes, known, plan, {} if inputs is not None else _RUNS)
     except PlanError as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {error}") from error
@@ -111,6 +113,18 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     about = {key: data[key] for key in _ABOUT if key in data}
     model = without_own_saving(model.eval(), plan)
     return SlimModel(model, spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
+
+
+def _check_class(spec: ModelSpec) -> None:
+    """Refuse a class that diffusers does not have, unless the caller gave the network."""
+    if spec.factory is not None:
+        return
+    try:
+        denoiser(spec.class_name)
+    except InputError as error:
+        raise InputError(
+            f"{error} Pass the unpruned network and its example inputs: load_slim(folder, network, inputs)."
+        ) from error
 
 
 def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]]:

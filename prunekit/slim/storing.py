@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
-from prunekit._json import JsonDict, JsonObject, parse_json
+from prunekit._json import JsonDict, JsonObject, parse_json, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._names import public_about
 from prunekit.card import slim_card
@@ -25,13 +25,14 @@ from prunekit.graph import PruningPlan
 from prunekit.graph.stubs import stubs_in
 from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
-from prunekit.results.formats import SLIM
+from prunekit.results.formats import EXPERTS, SLIM
 
 __all__ = [
     "FOLDER",
     "WEIGHTS",
     "SlimModel",
     "check_bound",
+    "check_not_needed",
     "check_plain",
     "save_slim",
     "save_tensors",
@@ -126,10 +127,11 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
     """Write a slim model's folder, atomically; an earlier slim model there is replaced as a whole.
 
     Raises:
-        InputError: the folder contains something else, or the model's stated number of parameters is wrong, so it could not be
-            loaded again.
+        InputError: the folder contains something else, other experts need its network, or the model's stated number of parameters
+            is wrong, so it could not be loaded again.
     """
     folder = Path(folder)
+    check_not_needed(folder)
     try:
         check_params(slim.model, slim.params, "The slim model")
     except FileFormatError as error:
@@ -138,6 +140,29 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
     check_plain(state)
     with atomic_folder(folder, FOLDER) as part:
         save_tensors(state, with_shapes(slim), part)
+
+
+def check_not_needed(folder: Path) -> None:
+    """Refuse to replace a slim model in experts, if other timestep groups have its network or are stored as differences from it.
+
+    Raises:
+        InputError: they are.
+    """
+    source, name = folder.parent / "experts.json", folder.name
+    if not has_format(EXPERTS)(source):
+        return
+    known = read_json(source)
+    networks, reference = known.get("networks"), known.get("reference")
+    served = (
+        []
+        if not isinstance(networks, list)
+        else [group for group, network in enumerate(networks) if name == f"group-{network}"]
+    )
+    why = f"is the network of the timestep groups {', '.join(map(str, served))}" if len(served) > 1 else ""
+    if reference is not None and name == f"group-{reference}":
+        why = "is the network from which the others are stored as differences"
+    if why:
+        raise InputError(f"{folder} {why}; expected another output, from which experts are assembled again.")
 
 
 def check_plain(tensors: Mapping[str, Tensor]) -> None:

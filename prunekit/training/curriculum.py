@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._chosen import check_choice
 from prunekit.choices import Pace
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
@@ -37,8 +38,7 @@ def paced(pace: Pace, train_step: int, target_step: int) -> float:
 def _check_pace(pace: str, target_step: int) -> None:
     if target_step < 1:
         raise InputError(f"Got a curriculum that is through after {target_step} train steps; expected at least 1.")
-    if pace not in get_args(Pace):
-        raise InputError(f"Unknown pace {pace!r} of a curriculum; expected one of {', '.join(get_args(Pace))}.")
+    check_choice("pace", pace, get_args(Pace))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._chosen import check_choice
 from prunekit._files import json_hash
 from prunekit.choices import Fade
 from prunekit.errors import InputError
@@ -55,8 +56,7 @@ class Distillation:
                 f"Got a distillation weight of {self.weight:g} and a feature weight of {self.feature_weight:g}; expected a share "
                 "from 0 to 1 and a number of at least 0."
             )
-        if self.fade not in get_args(Fade):
-            raise InputError(f"Unknown fade {self.fade!r}; expected one of {', '.join(get_args(Fade))}.")
+        check_choice("fade", self.fade, get_args(Fade))
         if self.feature_weight and not self.features:
             raise InputError("Got a feature weight and no features; expected the layers whose outputs are to agree.")
         known = dict(self.teacher.named_modules())

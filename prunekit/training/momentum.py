@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, get_args
 
+from prunekit._chosen import check_choice
 from prunekit.choices import Compensation
 from prunekit.errors import InputError
 
@@ -152,10 +153,7 @@ class MomentumDecay:
     compensation: Compensation = "step"
 
     def __post_init__(self) -> None:
-        if self.compensation not in get_args(Compensation):
-            raise InputError(
-                f"Unknown compensation {self.compensation!r}; expected one of {', '.join(get_args(Compensation))}."
-            )
+        check_choice("compensation", self.compensation, get_args(Compensation))
 
     def at(self, train_step: int, averages: bool) -> tuple[float, float]:
         """β and the learning rate's factor at a train step, counted from 0.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar, get_args
 
-from prunekit._messages import did_you_mean
+from prunekit._chosen import check_choice
 from prunekit.choices import (
     Compensation,
     LearningRates,
@@ -144,9 +144,7 @@ class TrainOptions:
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
         for name, choices in _CHOICES.items():
-            if (given := getattr(self, name)) not in choices:
-                meant = did_you_mean(given, choices)
-                raise InputError(f"Got {name} {given!r}{meant}; expected one of {', '.join(choices)}.")
+            check_choice(name, getattr(self, name), choices)
         self._check_optimizer()
 
     def _check_optimizer(self) -> None:

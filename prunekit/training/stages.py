@@ -6,6 +6,7 @@ from typing import get_args
 import torch
 from torch import Generator, Tensor
 
+from prunekit._chosen import check_choice
 from prunekit.choices import StageDraw
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
@@ -36,8 +37,7 @@ class StageTimesteps:
     stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
-        if self.draw not in get_args(StageDraw):
-            raise InputError(f"Unknown draw of stages {self.draw!r}; expected one of {', '.join(get_args(StageDraw))}.")
+        check_choice("draw", self.draw, get_args(StageDraw))
 
     @property
     def active(self) -> list[int]:

@@ -43,6 +43,8 @@ def test_a_pipeline_takes_the_experts_that_are_made_of_it(pipeline: Any, tmp_pat
     full = pk.count_macs(pipeline.unet, (torch.zeros(1, 1, 8, 8), torch.tensor([0]))).macs
     assert 0.78 * full < experts.mean_macs(range(0, 1000, 20)) <= 0.8 * full
     assert said[0] == "following the network"
+    assert "timestep group 0 of 2 keeps the whole network" in said
+    assert any(line.startswith("pruning timestep group 1 of 2 to 0.") for line in said)
     assert experts.about["noise_schedule"]["kind"] == "cosine"
     experts.save(str(tmp_path / "experts"))
     again = pk.load_experts(tmp_path / "experts")

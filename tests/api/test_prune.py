@@ -1,6 +1,7 @@
 """One network in one call: the target is met, the network stays, what is saved loads again, and wrong arguments get a sentence."""
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a negative target": ({"target": -0.5}, "expected a fraction"),
     "words": ({"target": "0.6"}, "expected a fraction"),
     "no number": ({"target": float("nan")}, "expected a fraction"),
+    "a tensor as the target": ({"target": torch.tensor(0.5)}, "expected a fraction"),
+    "no timesteps": ({"target": 0.6, "num_timesteps": 0}, "Got num_timesteps 0; expected a whole number from 1"),
+    "half a timestep": ({"target": 0.6, "num_timesteps": 1.5}, r"num_timesteps 1\.5"),
+    "a list as the config": ({"target": 0.6, "config": [1]}, "as the config; expected a dict"),
+    "a config that JSON has not": ({"target": 0.6, "config": {"a": {1, 2}}}, "as the config; expected a dict"),
+    "a config with no number": ({"target": 0.6, "config": {"a": math.nan}}, "as the config; expected a dict"),
+    "a bare tensor": (
+        {"target": 0.6, "example_inputs": torch.zeros(1, 1, 8, 8)},
+        r"Got a Tensor as the example inputs",
+    ),
+    "no inputs": ({"target": 0.6, "example_inputs": None}, "Got a NoneType as the example inputs; expected a tuple"),
+    "a loss of two arguments": (
+        {**SINGLE, "loss": lambda model, t: 0},
+        r"The loss takes \(model, t\); expected loss\(model, t",
+    ),
+    "a loss that is none": ({**SINGLE, "loss": 3}, "Got 3 as the loss; expected a function"),
     "out of reach": ({"target": 0.01}, "below what this network can be pruned to"),
 }
 
@@ -137,6 +154,45 @@ def test_wrong_arguments_get_one_sentence(name: str) -> None:
     with pytest.raises(pk.InputError, match=message) as caught:
         pk.prune(denoiser(), **{"example_inputs": INPUTS, **own})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, "Got a NoneType; expected a network"),
+        (Denoiser, "Got the class Denoiser; expected a network"),
+        (denoiser().state_dict(), "Got a OrderedDict; expected a network"),
+        ([denoiser()], "Got a list; expected a network"),
+        (torch.export.export(denoiser(), INPUTS).module(), r"a GraphModule cannot be put in eval mode.*exported from"),
+    ],
+    ids=["nothing", "a class", "a state dict", "a list", "an exported one"],
+)
+def test_what_is_no_network_that_can_be_pruned_gets_one_sentence(model: Any, message: str) -> None:
+    for call in (lambda: pk.prune(model, INPUTS, target=0.5), lambda: pk.count_macs(model, INPUTS)):
+        with pytest.raises(pk.PrunekitError, match=f"(?i){message}"):
+            call()
+
+
+def test_a_lazy_network_is_to_be_called_once_before() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU(), nn.Conv2d(16, 1, 3))
+
+    with pytest.raises(pk.InputError, match="lazy layers, which have no sizes yet; call it once"):
+        pk.prune(make(), INPUTS[:1], target=0.5)
+    called = make()
+    called(INPUTS[0])
+    assert pk.prune(called, INPUTS[:1], target=0.5).result.spent <= pk.count_macs(called, INPUTS[:1]).macs // 2
+
+
+@pytest.mark.parametrize("output", [None, "text", 3])
+def test_a_network_that_returns_no_tensors_gets_one_sentence(output: object) -> None:
+    class Mute(nn.Conv2d):
+        def forward(self, x: Tensor) -> object:  # type: ignore[override]
+            super().forward(x)
+            return output
+
+    with pytest.raises(pk.PrunekitError, match=f"{type(output).__name__}"):
+        pk.prune(Mute(1, 4, 3), INPUTS[:1], target=0.5)
 
 
 def test_a_network_may_draw_numbers_of_its_own() -> None:

@@ -12,6 +12,17 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
 from safetensors.torch import save_file
 
+from prunekit.cli.next_steps import (
+    after_allocate,
+    after_encode,
+    after_importance,
+    after_latency,
+    after_recover,
+    after_sensitivity,
+)
+from prunekit.schedule import NoiseSchedule
+from prunekit.steps.budgets import cut_groups
+
 FAST = "--proposer uniform --criterion magnitude --samples 4 --repair none"
 SHORT = "--max-train-steps 1 --train-batch-size 2"
 
@@ -53,6 +64,33 @@ def test_the_images_that_prune_was_given_are_found_by_later_commands(desk):
     assert sample == "prunekit sample experts"
     done(f"{sample} --count 2 --num-inference-steps 2")
     assert following(done("prunekit cost experts").out) == line
+
+
+def test_prune_is_suggested_where_there_is_an_allocation_and_with_the_images_that_it_needs(desk):
+    assert after_encode(Path("pipe"), Path("data")) == "prunekit allocate --budget 0.8 --base pipe --data data"
+    assert after_allocate("pipe", Path("allocation.json"), data="data") == "prunekit prune pipe --data data"
+    assert after_latency("network", Path("latency.json")).endswith(" --data IMAGES")
+    groups, schedule = cut_groups(NoiseSchedule.linear()), NoiseSchedule.linear()
+    for line in (
+        after_sensitivity("network", Path("sensitivity.json"), "ddim", 50, groups, schedule),
+        after_recover("network", Path("slim"), Path("recoveries.json"), groups, schedule)[0],
+    ):
+        assert line == "prunekit prune network --target 0.3 --output frontiers --data IMAGES"
+    done("prunekit allocate --budget 0.8 --base network")
+    assert after_encode(Path("pipe"), Path("data")) == "prunekit prune pipe --data data"
+    assert after_importance("network") == "prunekit prune network --data IMAGES"
+
+
+def test_prune_without_an_allocation_names_the_command_that_makes_it_for_this_base(desk):
+    said = typed(f"prunekit prune network --data pictures {FAST}").sentence
+    assert "`prunekit allocate --budget 0.8 --base network`" in said  # it takes no images but encoded ones
+    Path("pictures/encoded.json").write_text("{}")
+    said = typed(
+        f"prunekit prune own.safetensors --config own.json --data pictures --allocation a.json {FAST}"
+    ).sentence
+    again = "prunekit allocate --budget 0.8 --base own.safetensors --config own.json --data pictures --output a.json"
+    assert said.startswith("prunekit: a.json does not exist;")
+    assert f"`{again}`" in said
 
 
 def test_a_bare_state_dicts_architecture_goes_along(desk):

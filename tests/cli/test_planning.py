@@ -270,7 +270,7 @@ def test_a_measured_rule_without_its_measurements_says_how_to_get_them(run, tmp_
         (["allocate", "--budget", "0.8", "--groups", "0"], "Got 0 timestep groups"),
         (["allocate", "--budget", "0.8", "--groups", "2000"], "Got 2000 timestep groups"),
         (["allocate", "--budget", "0.8", "--num-timesteps", "0"], "Got 0 training timesteps"),
-        (["allocate", "--budget", "0.8", "--num-timesteps", "1000000000000"], "expected an integer in 2 … 1,000,000"),
+        (["allocate", "--budget", "0.8", "--num-timesteps", "100000000"], "expected an integer in 2 … 1,000,000"),
         (["allocate", "--budget", "0.8", "--num-inference-steps", "0"], "Got 0 sampling steps"),
         (["allocate", "--budget", "0.8", "--num-inference-steps", "1001"], "expected 1 … 1000"),
         (["allocate", "--budget", "0.8", "--rule", "snr", "--floor", "0"], "Got --floor 0"),

@@ -114,7 +114,7 @@ def test_a_stage_that_is_broken_off_has_stopped(capsys):
 
 
 @pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
-def test_a_stage_that_takes_longer_than_expected_promises_no_end(monkeypatch, kind):
+def test_a_stage_that_takes_longer_than_expected_is_judged_by_what_is_done_of_it(monkeypatch, kind):
     now = [0.0]
     monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
     overall = kind({"base": 1.0, "evaluate": 1.0})
@@ -122,12 +122,60 @@ def test_a_stage_that_takes_longer_than_expected_promises_no_end(monkeypatch, ki
     now[0] = 10.0
     overall.within(1.0, "training")
     overall.begin("evaluate", False)
-    now[0] = 15.0
-    overall.within(0.1, "sampling")
-    assert overall.said() == "run: 75 %, about 5 s left"
+    overall.within(0.0, "sampling")
+    now[0] = 19.0  # nothing is done yet, though nearly all of the time has passed that the stage should take
+    overall.within(0.0, "sampling")
+    assert overall.said() == "run: 50 %, about 1 s left"
     now[0] = 40.0
-    overall.within(0.2, "sampling")
+    overall.within(0.0, "sampling")
+    assert overall.said() == "run: 50 %, longer than expected"
+    for share, said in ((0.25, "run: 62 %, at least 1 min 30 s left"), (0.5, "run: 75 %, at least 1 min 0 s left")):
+        now[0] = 10 + 120 * share
+        overall.within(share, "sampling")
+        assert overall.said() == said
+    now[0] = 130.0
+    overall.within(1.0, "sampling")
+    overall.within(0.0, "timing single images")
     assert overall.said() == "run: 99 %, longer than expected"
+
+
+@pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
+def test_a_late_part_of_a_stage_leaves_room_for_those_that_follow(monkeypatch, kind):
+    now = [0.0]
+    monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
+    overall = kind({"base": 1.0, "evaluate": 1.0})
+    overall.begin("base", False)
+    now[0] = 10.0
+    overall.within(1.0, "training")
+    overall.begin("evaluate", False)
+    overall.within(0.0, "held-out losses")
+    now[0] = 14.0
+    overall.within(1.0, "held-out losses")
+    assert overall.said() == "run: 70 %, about 6 s left"
+    overall.within(0.0, "held-out losses")  # of the next network
+    now[0] = 60.0
+    overall.within(1.0, "held-out losses")
+    assert overall.share == pytest.approx(0.5 + 0.5 * 50 / 90)
+    overall.within(0.0, "sampling")
+    now[0] = 70.0
+    overall.within(0.01, "sampling")
+    assert overall.said() == "run: 53 %, at least 16 min 30 s left"
+
+
+@pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
+def test_a_run_never_has_less_time_left_than_its_stage(monkeypatch, kind):
+    now = [0.0]
+    monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
+    overall = kind({"prune group 0": 1.0, "finetune group 0": 1.0, "report": 0.0})
+    overall.begin("prune group 0", False)
+    now[0] = 1.0
+    overall.begin("finetune group 0", False)
+    label = "training" if kind is Overall else "group 0"
+    overall.within(0.0, label)
+    now[0] = 101.0
+    overall.within(0.1, label)
+    assert overall.share == pytest.approx(0.55)
+    assert overall.seconds_left == pytest.approx(900.0)
 
 
 def test_the_run_s_time_left_falls_and_is_corrected_by_what_stages_took(monkeypatch):
@@ -148,8 +196,8 @@ def test_the_run_s_time_left_falls_and_is_corrected_by_what_stages_took(monkeypa
     for second in range(11, 28):
         now[0] = float(second)
         overall.within(0.5, "held-out losses")
-        assert 0 < overall.seconds_left < 20
-    assert overall.share == pytest.approx(2 / 4 + 2 / 4 * 17 / 20)
+        assert overall.seconds_left == pytest.approx(30 - second)
+    assert overall.share == pytest.approx(2 / 4)  # half of the losses before the first look, and none since
 
 
 def test_a_stage_of_no_weight_and_a_finished_run_have_a_share(monkeypatch):
@@ -227,12 +275,15 @@ def test_groups_that_run_at_the_same_time_have_one_overall_bar(monkeypatch):
     overall.begin("evaluate", kept=False)
     overall.within(1.0, "held-out losses")  # the first of several parts
     assert overall.share == pytest.approx(9 / 12)
-    now[0] = 6.0
+    overall.within(0.0, "sampling")
+    now[0] = 5.5
     overall.within(0.5, "sampling")  # 8 of work took 5 s
-    assert overall.share == pytest.approx((9 + 1.6) / 12)
-    now[0] = 60.0
+    assert overall.share == pytest.approx((9 + 3 * 0.5 / 1.875) / 12)
+    assert overall.seconds_left == pytest.approx(1.375)
+    now[0] = 25.0
     overall.within(0.5, "sampling")
-    assert 0.99 < overall.share < 1
+    assert overall.share == pytest.approx((9 + 1.5) / 12)
+    assert overall.seconds_left == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("kind", [Overall, OverallOfJobs])

@@ -6,7 +6,7 @@ from networks import ConvNet, Mlp, Network, SelfAttention, TwoNorms, image, rows
 from torch import nn
 
 from prunekit.cost import CostModel
-from prunekit.errors import GraphError, PrunekitError
+from prunekit.errors import GraphError, InputError, PrunekitError
 from prunekit.graph import PruningPlan, apply, trace
 from prunekit.graph.forward_pass import run_once
 
@@ -254,6 +254,12 @@ PRUNED = {
 }
 
 
+@pytest.mark.parametrize("asked", [{"norm_mode": "Whole"}, {"head_mode": "x"}, {"shrink": "branches"}])
+def test_a_mode_that_nobody_knows_is_refused(asked):
+    with pytest.raises(InputError, match=r"Got (norm_mode|head_mode|shrink) .*; expected one of "):
+        trace(ConvNet(), (torch.randn(1, 3, 8, 8),), **asked)
+
+
 @pytest.mark.parametrize("norm_mode", ["even", "whole"])
 @pytest.mark.parametrize("case", LEFT_WHOLE)
 def test_what_cannot_be_followed_is_left_whole_with_the_reason_and_the_rest_still_shrinks(case, norm_mode):
@@ -408,7 +414,7 @@ class Mute(Broken):
 @pytest.mark.parametrize("make", [Broken, Mute])
 def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence(make):
     model = make().train()
-    with pytest.raises(GraphError, match=make.__name__) as caught:
+    with pytest.raises(GraphError, match=f"{make.__name__}|The network returns a str") as caught:
         trace(model, (rows(1, 6),))
     assert isinstance(caught.value, PrunekitError)
     assert model.training

@@ -44,10 +44,16 @@ def test_the_mean_is_taken_in_eval_mode_and_updates_no_statistics(model):
     assert model.training
 
 
-@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-1, 4), (4, 4, 0, 0)])
+@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-1, 4), (4, 4, 0, 0), (8.5, 4), ("8", 4), (True, 4)])
 def test_needs_a_sample_a_batch_and_a_chunk(sizes):
     with pytest.raises(InputError, match="at least 1"):
         Probe(drawn, GROUPS[0], *sizes)
+
+
+@pytest.mark.parametrize("seed", ["x", None, 1.5, -1, 2**70])
+def test_a_seed_is_a_number_that_generators_take(seed):
+    with pytest.raises(InputError, match=r"Got seed .*; expected a whole number from 0 to 4,294,967,295"):
+        Probe(drawn, GROUPS[0], seed=seed)
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 50))

@@ -1,4 +1,5 @@
 import copy
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from prunekit._json import read_json
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.nets import load_experts, save_experts
 from prunekit.nets.differences import FILE, differs_by
+from prunekit.slim import WEIGHTS, load_slim, save_slim
 
 
 @pytest.fixture
@@ -95,6 +97,29 @@ def test_a_damaged_difference_is_refused(tuned, tmp_path, kind):
     error, said = damage(kind, tmp_path / "shared")
     with pytest.raises((error, MissingFileError), match=said):
         load_experts(tmp_path / "shared")
+
+
+def test_the_network_that_others_are_differences_from_is_not_replaced(tuned, tmp_path):
+    folder = tmp_path / "shared"
+    save_experts(tuned, GROUPS, folder, share=1e-3)
+    reference = folder / f"group-{read_json(folder / 'experts.json')['reference']}"
+    slim, before = load_slim(reference), (reference / WEIGHTS).read_bytes()
+    with torch.no_grad():
+        next(iter(slim.model.parameters())).add_(1)
+    with pytest.raises(
+        InputError, match=f"{reference.name} is the network from which the others are stored as differences"
+    ):
+        save_slim(slim, reference)
+    assert (reference / WEIGHTS).read_bytes() == before
+    save_slim(slim, tmp_path / "other")
+    shutil.rmtree(reference)
+    (tmp_path / "other").rename(reference)
+    with pytest.raises(FileFormatError, match=f"{reference.name} has been replaced.*assemble the experts again"):
+        load_experts(folder)
+    about = read_json(folder / "experts.json")
+    del about["reference_sha256"]  # as earlier versions wrote it
+    write_json(folder / "experts.json", about)
+    load_experts(folder)
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.5, float("nan")])

@@ -7,9 +7,10 @@ from test_experts import GROUPS, batch
 
 from prunekit._files import write_json
 from prunekit._json import read_json
-from prunekit.errors import FileFormatError
+from prunekit.errors import FileFormatError, InputError
 from prunekit.nets import TimestepExperts, load_experts, save_experts
 from prunekit.nets.sharing import read_networks, shared, shared_networks
+from prunekit.slim import save_slim
 
 
 def test_equal_networks_are_found_and_a_changed_weight_or_record_is_another_network(half_whole):
@@ -39,6 +40,14 @@ def test_a_shared_network_is_stored_and_held_once(half_whole, tmp_path):
     with torch.no_grad():
         assert torch.equal(experts(x, t).sample, apart(x, t).sample)
     assert "shared with group 0" in (tmp_path / "experts" / "README.md").read_text()
+
+
+def test_a_network_of_several_groups_is_not_replaced_by_one_of_them(half_whole, tmp_path):
+    save_experts(half_whole, GROUPS, tmp_path / "experts")
+    with pytest.raises(InputError, match="group-0 is the network of the timestep groups 0, 2; expected another output"):
+        save_slim(half_whole[0], tmp_path / "experts" / "group-0")
+    save_slim(half_whole[1], tmp_path / "experts" / "group-1")  # nobody else's
+    load_experts(tmp_path / "experts")
 
 
 def test_shared_experts_are_saved_again_to_the_same_bytes(half_whole, tmp_path):

@@ -44,6 +44,20 @@ def test_trainings_that_ended_early_are_not_called_equal(write_run):
     assert multistage_claim(manifest).startswith("With as many training MACs or fewer ")
 
 
+def test_trainings_that_cost_more_are_not_said_to_have_cost_less(write_run):
+    manifest = make_multistage()
+    for row in manifest["multistage"]:
+        if row["network"] != "unified":
+            row["curve"][-1]["training_macs"] *= 1.11
+    folder = write_run(manifest)
+    write_multistage_report(folder)
+    page = (folder / "report" / "multistage.md").read_text()
+    assert "equal training MACs" not in page
+    assert " with about " in page
+    assert "at most" not in page.split("Of these MACs they spent: unified 1.00, ")[0]
+    assert multistage_claim(manifest).startswith("With different training MACs ")
+
+
 def test_differences_are_paired_by_seed():
     """Each seed is better by nearly the same, while the seeds themselves differ by more."""
     claim = curriculum_claim(curriculum([(0.5, 0.9), (0.402, 0.798)]))

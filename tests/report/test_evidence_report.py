@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from prunekit.errors import FileFormatError
 from prunekit.report import write_any_report
 from prunekit.report.evidence import Evidence, evidence_claim, gap, gap_text
+from prunekit.report.evidence_page import _tiles, _timed_together
 from prunekit.report.evidence_tables import (
     entry_table,
     group_table,
@@ -21,6 +22,7 @@ from prunekit.report.evidence_tables import (
 )
 from prunekit.report.pareto import draw_pareto
 from prunekit.results.estimate import Estimate
+from prunekit.results.evidence_results import EvidenceManifest
 
 
 def with_fid(manifest, entry, values):
@@ -50,6 +52,22 @@ def test_the_claim_says_cost_training_gain_and_error():
 )
 def test_within_two_standard_errors_nothing_is_claimed(fids, said):
     assert said in evidence_claim(with_fid(make_evidence(), "experts 0.8", fids))
+
+
+@pytest.mark.parametrize(
+    ("timed", "label"),
+    [
+        (None, "of the base's time for an image"),
+        (64, "of the base's time per image, 64 at a time"),
+        (1000, "of the base's time for an image"),  # in several batches
+    ],
+)
+def test_the_relative_time_says_how_many_images_were_sampled_together(timed, label):
+    manifest = make_evidence()
+    manifest["config"]["evidence"] = {} if timed is None else {"timed_images": timed}
+    read = EvidenceManifest.of(manifest, "The manifest")
+    tiles = _tiles(Evidence.from_manifest(read), "fid", _timed_together(read))
+    assert label in [tile.label for tile in tiles]
 
 
 def test_one_seed_has_no_error_and_says_so():

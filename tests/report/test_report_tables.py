@@ -7,7 +7,9 @@ import pytest
 from prunekit.ledger import both_ways, forwards
 from prunekit.report import RunResults, summary_rows
 from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
-from prunekit.report.result_table import result_table
+from prunekit.report.document import Tile
+from prunekit.report.flow_chart import flow_of
+from prunekit.report.result_table import result_table, result_tiles
 from prunekit.report.table import Table, count, named
 from prunekit.report.tables import cost_table, loss_table, metric_table
 from prunekit.report.times import predicted_time_sentence, time_sentence
@@ -174,6 +176,42 @@ def test_time_at_several_batch_sizes_and_what_is_resident_are_shown_where_the_ma
         "Parameters resident",
     ]
     assert [cell.text for cell in table.cells[1]][5:9] == ["0.0180", "0.0121", "900 k", "500 k"]
+
+
+def test_a_relative_time_says_how_many_images_were_sampled_together(manifest):
+    results = RunResults.from_manifest(manifest)
+    assert Tile("0.92", "of the base's time for an image") in result_tiles(results)
+    manifest["metrics"]["batch_size"] = 256
+    (tile,) = (tile for tile in result_tiles(RunResults.from_manifest(manifest)) if "time" in tile.label)
+    assert tile == Tile("0.92", "of the base's time per image, 256 at a time")
+    for row, seconds in zip(manifest["metrics"]["rows"], (0.02, 0.0198), strict=True):
+        row["seconds_alone"] = seconds
+    results = RunResults.from_manifest(manifest)
+    label = "of the base's time per image, 256 at a time; 0.99 for one image alone"
+    assert Tile("0.92", label) in result_tiles(results)
+    said = time_sentence(results)
+    assert said.startswith("One image in a batch of 256 took 0.0121 s against the base's 0.0131 s")
+    assert "0.92 of the time; an image alone 0.0198 s against 0.0200 s: 0.99." in said
+
+
+def test_the_flow_says_which_timestep_groups_were_trained(manifest):
+    manifest["config"]["finetune"] = {"train": {"steps": 1000}, "only_pruned": True}
+
+    def said(*groups):
+        rows = [row for row in manifest["ledger"] if not row["stage"].startswith("fine-tuning")]
+        spent = [{"stage": f"fine-tuning, group {one}", "kind": "training", "samples": 1, "macs": 3} for one in groups]
+        run = {**manifest, "ledger": [*rows, *spent]}
+        (step,) = (step for step in flow_of(RunResults.from_manifest(run)).steps if step.title == "Fine-tuning")
+        return step.figures[0]
+
+    experts = manifest["experts"]
+    assert said(*range(len(experts))) == "1,000 steps for each group"
+    for expert in experts[:3]:
+        expert["macs"] = expert["target_macs"] = manifest["base"]["macs"]
+    assert said(3, 4) == "1,000 steps for each of the 2 pruned groups"
+    assert said(0, 3) == "1,000 steps for each of 2 groups"
+    experts[3]["macs"] = experts[3]["target_macs"] = manifest["base"]["macs"]
+    assert said(4) == "1,000 steps for the one pruned group"
 
 
 def test_what_making_took_is_stated_for_experts_whose_base_has_no_recorded_cost(manifest):

@@ -101,7 +101,7 @@ def test_mixed_batches_starve_no_stage_and_weigh_all_alike(batch, step):
 
 
 def test_unknown_draws_and_impossible_stops_are_refused():
-    with pytest.raises(InputError, match="Unknown draw of stages 'some'"):
+    with pytest.raises(InputError, match="Got draw 'some'"):
         StageTimesteps(GROUPS, "some")
     for wrong in ({"every": 0}, {"patience": 0}, {"improvement": 1.0}):
         with pytest.raises(InputError, match="expected at least 1"):
