@@ -98,6 +98,8 @@ PAIRS = (  # what is compared with what
     ("0.7 base and experts 0.8, snr", "base"),
     ("0.7 base and experts 0.8, by sensitivity", "0.7 base trained on to 0.94"),
     ("0.7 base and experts 0.8, snr", "0.7 base trained on to 0.94"),
+    ("0.7 base and experts 0.8, snr", "0.7 base trained on to 0.94, rate 0.001"),
+    ("0.7 base trained on to 0.94, rate 0.001", "base"),
 )
 
 

@@ -176,12 +176,12 @@ def _check_sure(chosen: Chosen, arrays: Mapping[str, NDArray[Any]], path: Path) 
 
 
 def _check_finite(latents: Tensor, path: Path) -> None:
-    """Refuse latents that are NaN or infinite, by the first row that is."""
+    """Refuse latents that are NaN or infinite in float32, by the first row that is."""
     for start in range(0, len(latents), _ROWS):
-        finite = latents[start : start + _ROWS].isfinite().flatten(1).all(1)
+        finite = latents[start : start + _ROWS].float().isfinite().flatten(1).all(1)
         if not bool(finite.all()):
             row = start + int((~finite).nonzero()[0, 0])
-            raise FileFormatError(f"Row {row} of {path} is not finite; encode it again, or remove it.")
+            raise FileFormatError(f"Row {row} of {path} is not finite in float32; encode it again, or remove it.")
 
 
 def _checked(labels: NDArray[np.generic], count: int, path: Path) -> Tensor:

@@ -106,6 +106,18 @@ def test_floats_that_may_be_pictures_from_minus_1_to_1_are_told(tmp_path, channe
     ) == said
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_latents_that_float32_cannot_hold_are_refused(tmp_path, value):
+    array = np.random.default_rng(0).normal(size=(6, 4, 8, 8))
+    array[2, 0, 0, 0] = value
+    np.savez(tmp_path / "x.npz", array)
+    with pytest.raises(FileFormatError, match=r"Row 2 of .* is not finite in float32"):
+        load_images(tmp_path / "x.npz")
+    np.save(tmp_path / "x.npy", array)  # mapped, and so checked where rows are used
+    with pytest.raises(InputError, match=r"1 of 6 rows of .* are not finite, row 2 the first"):
+        load_images(tmp_path / "x.npy")
+
+
 def test_floats_that_are_neither_pictures_nor_latents_are_refused(tmp_path):
     random = np.random.default_rng(0)
     for channels, most in ((4, 1), (1, 4095), (3, 65535), (4, 300)):  # such as pictures of 12 and 16 bits
