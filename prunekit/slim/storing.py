@@ -142,12 +142,13 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
         save_tensors(state, with_shapes(slim), part)
 
 
-def check_not_needed(folder: Path) -> None:
+def check_not_needed(folder: Path | str) -> None:
     """Refuse to replace a slim model in experts, if other timestep groups have its network or are stored as differences from it.
 
     Raises:
         InputError: they are.
     """
+    folder = Path(folder)
     source, name = folder.parent / "experts.json", folder.name
     if not has_format(EXPERTS)(source):
         return

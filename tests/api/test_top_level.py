@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from torch import nn
 
 import prunekit
 
@@ -82,7 +83,7 @@ def test_packages_are_called_like_their_functions() -> None:
     assert inspect.signature(prunekit.importance) == inspect.signature(importance)
     assert inspect.signature(prunekit.search) == inspect.signature(search)
     with pytest.raises(prunekit.InputError, match="single timestep group 1"):
-        prunekit.importance(None, (), None, prunekit.TimestepGroup(1, 0, 10))
+        prunekit.importance(nn.Identity(), (), None, prunekit.TimestepGroup(1, 0, 10))
 
 
 def test_importing_prunekit_imports_neither_torch_nor_numpy_and_takes_a_tenth_of_a_second_at_most() -> None:

@@ -357,7 +357,7 @@ def test_a_compiled_network_has_the_scores_of_the_plain_one(by, how):
     def scores(model):
         groups = TimestepGroups.from_cuts(1000, [500])
         return next(
-            iter(importance(model, torch.randn(1, 1, 8, 8), loss, groups, by=by, samples=8, chunk=4).of(0).values())
+            iter(importance(model, (torch.randn(1, 1, 8, 8),), loss, groups, by=by, samples=8, chunk=4).of(0).values())
         )
 
     expected, model = scores(network()), network()
