@@ -54,7 +54,7 @@ def check_countable(path: Path | str) -> None:
     """Refuse a model that :func:`check_base` refuses, and a recipe with the command that is meant for it.
 
     Raises:
-        InputError: what is named is missing, or a recipe.
+        InputError: nothing is there, or it is a recipe.
     """
     if str(path).lower().endswith((".yaml", ".yml")):
         raise InputError(

@@ -111,7 +111,7 @@ def refusing(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 
 
 def test_whatever_refuses_something_says_so_in_its_documentation() -> None:
-    """The commands are left out: what they print is their help."""
+    """Commands are left out, because their docstrings are their help texts."""
     paths = [path for path in (ROOT / "prunekit").rglob("*.py") if path.parent.name != "cli"]
     found = [(path.name, node) for path in paths for node in refusing(ast.parse(path.read_text(encoding="utf-8")))]
     assert len(found) > 300

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from prunekit._chosen import check_choice
 from prunekit._json import read_json
 from prunekit.checkpoint.metadata import read_schedule
 from prunekit.checkpoint.scheduler import read_scheduler
@@ -56,10 +57,8 @@ class Asked:
     def __post_init__(self) -> None:
         if self.weights is not None and self.weights not in WEIGHTS:
             raise InputError(f"Got weights {self.weights!r:.40}; expected {' or '.join(WEIGHTS)}.")
-        if self.prediction_type is not None and self.prediction_type not in PREDICTION_TYPES:
-            raise InputError(
-                f"Got prediction type {self.prediction_type!r:.40}; expected one of {', '.join(PREDICTION_TYPES)}."
-            )
+        if self.prediction_type is not None:
+            check_choice("prediction type", self.prediction_type, PREDICTION_TYPES)
 
     @property
     def says_task(self) -> bool:

@@ -113,8 +113,8 @@ def test_a_stage_that_is_broken_off_has_stopped(capsys):
     assert capsys.readouterr().err.splitlines() == ["base", "base: stopped after 0 s"]
 
 
-@pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
-def test_a_stage_that_takes_longer_than_expected_is_judged_by_what_is_done_of_it(monkeypatch, kind):
+def before_the_evaluation(monkeypatch, kind):
+    """A run whose base took 10 seconds and whose evaluation, which weighs as much, begins; and its clock."""
     now = [0.0]
     monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
     overall = kind({"base": 1.0, "evaluate": 1.0})
@@ -122,6 +122,12 @@ def test_a_stage_that_takes_longer_than_expected_is_judged_by_what_is_done_of_it
     now[0] = 10.0
     overall.within(1.0, "training")
     overall.begin("evaluate", False)
+    return overall, now
+
+
+@pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
+def test_a_stage_that_takes_longer_than_expected_is_judged_by_what_is_done_of_it(monkeypatch, kind):
+    overall, now = before_the_evaluation(monkeypatch, kind)
     overall.within(0.0, "sampling")
     now[0] = 19.0  # nothing is done yet, though nearly all of the time has passed that the stage should take
     overall.within(0.0, "sampling")
@@ -141,13 +147,7 @@ def test_a_stage_that_takes_longer_than_expected_is_judged_by_what_is_done_of_it
 
 @pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
 def test_a_late_part_of_a_stage_leaves_room_for_those_that_follow(monkeypatch, kind):
-    now = [0.0]
-    monkeypatch.setattr("prunekit.cli.progress_bars.time.monotonic", lambda: now[0])
-    overall = kind({"base": 1.0, "evaluate": 1.0})
-    overall.begin("base", False)
-    now[0] = 10.0
-    overall.within(1.0, "training")
-    overall.begin("evaluate", False)
+    overall, now = before_the_evaluation(monkeypatch, kind)
     overall.within(0.0, "held-out losses")
     now[0] = 14.0
     overall.within(1.0, "held-out losses")
