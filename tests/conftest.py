@@ -90,6 +90,7 @@ class _ByTest(LoadScopeScheduling):
         return _kept_together(self.config.rootpath / path, path) or nodeid
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist, `-p no:xdist`, tests run in turn
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _ByTest(config, log)
 
