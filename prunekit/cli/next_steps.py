@@ -18,6 +18,7 @@ from prunekit.steps.standing import (
     command,
     missing_groups,
     partition_of,
+    prune_missing,
     samples_of,
     slims_in,
 )
@@ -115,16 +116,22 @@ def after_prune(
         have = {one.group.index for one in slims}
         missing = [group for group in groups if group.index not in have]
     if missing:
-        return prune_missing(base, slim, [group.index for group in missing], allocation, **told)
+        return _prune_missing(slims, slim, missing, base, allocation, **told)
     unfinished = any(not one.finished for one in slims)
     return command("finetune", slim, data=_encoded(base)) if unfinished else command("assemble", slim)
 
 
-def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path | None = None, **told: object) -> str:
-    """The command that prunes certain groups."""
-    output, plan = _other(slim, _SLIM), None if allocation is None else _other(allocation, _ALLOCATION)
+def _prune_missing(
+    slims: Sequence[SlimFacts],
+    slim: Path,
+    missing: "Iterable[TimestepGroup]",
+    base: str,
+    plan: Path | None = None,
+    **told: object,
+) -> str:
+    """The command that prunes the groups that are still missing."""
     known = {"data": _encoded(base), **{name: one for name, one in told.items() if one is not None}}
-    return command("prune", base, group=list(groups), allocation=plan, output=output, **known)
+    return prune_missing(slims, [group.index for group in missing], slim, plan, base, **known)
 
 
 def after_finetune(slim: Path) -> str:
@@ -142,7 +149,7 @@ def after_finetune(slim: Path) -> str:
     if any(not one.finished for one in slims):
         return command("finetune", slim, data=_encoded(_base_of(slims, slim)))
     if missing := missing_groups(slims, _near(slim, None)):
-        return prune_missing(_base_of(slims, slim), slim, [group.index for group in missing])
+        return _prune_missing(slims, slim, missing, _base_of(slims, slim))
     return command("assemble", slim)
 
 
@@ -441,13 +448,13 @@ def _flow() -> tuple[list[_Step], str]:
         "evaluate": command("evaluate", _EXPERTS, base=base),
         "report": command("report", "."),
     }
-    last = max((at for at, step in enumerate(steps) if step.done), default=-1)
+    last = max((at for at, step in enumerate(steps) if step.done or (step.state and step.name in _NEEDED)), default=-1)
     open_ = [step.name for at, step in enumerate(steps) if not step.done and (at > last or step.name in _NEEDED)]
     return steps, following[open_[0]] if open_ else _sample(_EXPERTS)
 
 
 _NEEDED = ("prune", "finetune")
-"""Steps that may be partly done although a later one is; all others are passed over if a later one is done."""
+"""Steps that may be partly done although a later one is; all others are passed over if a later one is done or begun."""
 
 
 def _planned(plan: JsonDict | None) -> str:

@@ -1,6 +1,5 @@
 """Combines the slim models of all timestep groups into experts."""
 
-import os
 from pathlib import Path
 
 from prunekit import nets
@@ -8,7 +7,7 @@ from prunekit._leftovers import restore_within
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.slim import load_slim
-from prunekit.steps.standing import base_near, command, missing_groups, partition_of, slims_in
+from prunekit.steps.standing import missing_groups, partition_of, prune_missing, slims_in
 
 __all__ = ["assemble"]
 
@@ -66,32 +65,10 @@ def _check_complete(folder: Path) -> None:
     known = partition_of(slims, places)
     told = ", ".join(f"{group.index} (timesteps {group.start} to {group.stop - 1})" for group in missing)
     of = "" if known is None else f" of {len(known[0])}"
-    made = slims[0].provenance
-    base = base_near(str(made.get("base_sha256") or "") or None, [Path(), Path(os.path.relpath(places[0]))])
-    planned = known is not None and known[1].name == "allocation.json"
-    again = command(
-        "prune",
-        base,
-        group=[group.index for group in missing],
-        target=None if planned or not made.get("base") else round(float(made["target"]) / float(made["base"]), 6),
-        allocation=None if known is None else _typed(known[1]),
-        output=None if os.path.realpath(folder) == os.path.realpath("slim") else folder,
-        **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},
-    )
+    again = prune_missing(slims, [group.index for group in missing], folder)
     several = len(missing) > 1
     noun = "groups" if several or of else "group"
     what = f"{len(missing)}{of} {noun} {'are' if several else 'is'} missing, {told}"
     raise InputError(
         f"The slim models in {folder} do not cover the timesteps: {what}; make {'them' if several else 'it'} with `{again}`."
     )
-
-
-_USUAL = {"criterion": "taylor", "proposer": "greedy", "proxy": "least-squares", "repair": "least-squares", "seed": 0}
-"""Options of ``prune`` that a slim model records, and their defaults."""
-
-
-def _typed(plan: Path) -> Path | None:
-    """An allocation file as it is typed; None if only the groups are known, or it is the default."""
-    if plan.name != "allocation.json" or os.path.realpath(plan) == os.path.realpath("allocation.json"):
-        return None
-    return Path(os.path.relpath(plan))

@@ -3,6 +3,7 @@
 It reads JSON alone, so that the command line can say at once where a user stands.
 """
 
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ __all__ = [
     "has_steps",
     "missing_groups",
     "partition_of",
+    "prune_missing",
     "samples_of",
     "slims_in",
 ]
@@ -152,6 +154,64 @@ def missing_groups(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "list[
     if at < slims[-1].num_timesteps:
         missing.append(TimestepGroup(index, at, slims[-1].num_timesteps))
     return missing
+
+
+def prune_missing(
+    slims: Sequence[SlimFacts],
+    missing: Sequence[int],
+    folder: Path,
+    plan: Path | None = None,
+    base: str | None = None,
+    **told: object,
+) -> str:
+    """The command that prunes missing timestep groups as the first one was pruned.
+
+    Args:
+        slims: the slim models that are there; at least one.
+        missing: the groups without one.
+        folder: where the slim models are.
+        plan: the allocation that was named; by files near the slim models if missing.
+        base: the base; one near the slim models that has their hash if missing.
+        told: options that are known better than by the slim models; None for those that are not.
+    """
+    made, places = slims[0].provenance, [folder.resolve().parent, Path()]
+    if plan is None and (known := partition_of(slims, places)) and known[1].name == "allocation.json":
+        plan = known[1]
+    sought: dict[str, object] = {
+        "target": None if plan or not made.get("base") else _fraction(made["target"], made["base"]),
+        "allocation": None if plan is None or _same(plan, "allocation.json") else Path(os.path.relpath(plan)),
+        "output": None if _same(folder, "slim") else folder,
+        **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},
+        **({"llm_endpoint": "URL", "llm_model": "MODEL"} if made.get("proposer") == "llm" else {}),
+    }
+    sought |= {name: one for name, one in told.items() if one is not None}
+    if base is None:
+        base = base_near(str(made.get("base_sha256") or "") or None, [Path(), Path(os.path.relpath(places[0]))])
+    return command("prune", base, group=list(missing), **sought)
+
+
+_USUAL = {
+    "target_of": "macs",
+    "criterion": "taylor",
+    "proposer": "greedy",
+    "proxy": "least-squares",
+    "repair": "least-squares",
+    "seed": 0,
+    "shrink": "width",
+}
+"""Options of ``prune`` that a slim model records, and their defaults."""
+
+
+def _fraction(target: float, base: float) -> float:
+    """The shortest decimal fraction of a base's cost that is a target; counts, of MACs or parameters, are rounded down."""
+    exact, error = target / base, 1 / base if isinstance(target, int) else 1e-6
+    return next(
+        (short for digits in range(1, 6) if abs((short := round(exact, digits)) - exact) < error), round(exact, 6)
+    )
+
+
+def _same(path: Path, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _uniform(slims: Sequence[SlimFacts]) -> "TimestepGroups | None":

@@ -186,7 +186,17 @@ def test_the_flow_shows_what_is_done(desk: Path) -> None:
     shown = done("prunekit").out
     assert re.search(r"done  allocate .* 0\.7, rule auto", shown)
     assert re.search(r"part  prune .*slim \(2 of 3 groups\)", shown)
-    assert shown.splitlines()[-2] == "Next: prunekit prune base.pt --group 2"
+    assert shown.splitlines()[-2] == "Next: prunekit prune base.pt --group 2 --proposer oneshot"
+
+
+def test_the_flow_prunes_a_missing_group_to_the_target_of_the_others(desk: Path) -> None:
+    shutil.rmtree("slim")
+    Path("allocation.json").unlink()
+    done("prunekit prune base.pt --target 0.6 --samples 4 --proposer uniform --repair none")
+    shutil.rmtree("slim/group-1")
+    again = following(done("prunekit"))
+    assert again == "prunekit prune base.pt --group 1 --target 0.6 --proposer uniform --repair none"
+    assert following(done(f"{again} --samples 4")) == "prunekit finetune slim"
 
 
 def test_an_empty_folder_begins_with_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ from prunekit.cli.next_steps import (
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_groups
 
-FAST = "--proposer uniform --criterion magnitude --samples 4 --repair none"
+ASKED = "--criterion magnitude --proposer uniform --repair none"
+FAST = f"{ASKED} --samples 4"
 SHORT = "--max-train-steps 1 --train-batch-size 2"
 
 
@@ -102,7 +103,10 @@ def test_a_bare_state_dicts_architecture_goes_along(desk):
     )
     assert following(done(f"prunekit allocate --budget 0.8 --base {known}").out) == f"prunekit prune {known}"
     line = following(done(f"prunekit prune {known} --data pictures --group 1 {FAST}").out)
-    assert line == "prunekit prune own.safetensors --group 0 --data pictures --config own.json"
+    assert (
+        line
+        == "prunekit prune own.safetensors --group 0 --criterion magnitude --proposer uniform --repair none --data pictures --config own.json"
+    )
     done(f"{line} {FAST}")
     done(f"prunekit finetune slim --teacher {known} --data pictures {SHORT}")
     done("prunekit assemble slim")
@@ -113,7 +117,7 @@ def test_a_bare_state_dicts_architecture_goes_along(desk):
 def test_the_groups_of_a_target_without_files_are_the_default_ones(desk):
     told = done(f"prunekit prune embedded:digits --target 0.9 --group 1 {FAST}").out
     line = following(told)
-    assert line == "prunekit prune embedded:digits --group 0 --group 2 --group 3 --group 4 --target 0.9"
+    assert line == f"prunekit prune embedded:digits --group 0 --group 2 --group 3 --group 4 --target 0.9 {ASKED}"
     assert "slim (1 of 5 groups)" in done("prunekit").out
     assert "0 (timesteps 0 to 199), 2 (timesteps 400 to 599)" in (refused := typed("prunekit assemble slim")).err
     assert "--group 4 --target 0.9" in refused.err
