@@ -283,7 +283,8 @@ BASES = {
 COST = {
     "the base, trained whole": "base",
     "the base with 0.7 of the steps": "base of fashion-cost",
-    "the same, trained on": "0.7 base trained on to 0.94",
+    "the same, trained on at 1e-4": "0.7 base trained on to 0.94",
+    "the same, trained on at 1e-3": "0.7 base trained on to 0.94, rate 0.001",
     "the same and experts, rule `snr`": "0.7 base and experts 0.8, snr",
     "the same and experts, `measured` by sensitivity": "0.7 base and experts 0.8, by sensitivity",
 }
