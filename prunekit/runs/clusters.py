@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Submitit", "parsed_options"]
 
 _MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's defaults are 2 and 5
+_LEAST = {"timeout_min": 1, "mem_gb": 0.001, "cpus_per_task": 1, "gpus_per_node": 0, "signal_delay_s": 0}
+_LISTS = ("setup", "teardown", "srun_args")  # each time that such an option is named adds one text
+_OF_THE_RUN = ("nodes", "tasks_per_node", "name", "num_gpus", "map_count")
 _REQUEUES = 100  # after timeouts; each start resumes from the one before
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
 
@@ -48,7 +51,7 @@ class Submitit:
         retries: how often a failed job is started again.
 
     Raises:
-        InputError: submitit is not installed, this machine cannot submit to SLURM, or an option is unknown.
+        InputError: submitit is not installed, this machine cannot submit to SLURM, or an option is unknown or too small.
     """
 
     def __init__(
@@ -78,7 +81,13 @@ class Submitit:
         new = [job for job in jobs if found[job.name] is None]
         try:
             handles = self._executor.submit_array(new) if new else []
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            subprocess.SubprocessError,
+        ) as error:  # also wrong options
             raise InputError(f"The cluster did not take the jobs ({' '.join(str(error).split())}).") from error
         for job, handle in zip(new, handles, strict=True):
             found[job.name] = made = _Submitted(handle, _diary(job), self.cluster)
@@ -144,9 +153,13 @@ def _diary(job: Job) -> Path:
 def _named(cluster: Cluster, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names of submitit's AutoExecutor: those of a single cluster are prefixed with the cluster's name."""
     shared = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
-    for name in ("nodes", "tasks_per_node", "name", "num_gpus"):
+    for name in _OF_THE_RUN:
         if name in options:
             raise InputError(f"Got executor option {name}; a job is one process on one machine, named by the run.")
+    for name, least in _LEAST.items():
+        got = options.get(name, least)
+        if isinstance(got, (int, float)) and got < least:
+            raise InputError(f"Got executor option {name}={got}; expected at least {least}.")
     return {name if name in shared else f"{cluster}_{name}": value for name, value in options.items()}
 
 
@@ -176,19 +189,23 @@ def _executor(cluster: Cluster, folder: Path, parameters: dict[str, object]) -> 
 def parsed_options(pairs: Sequence[str]) -> dict[str, object]:
     """Options from texts ``name=value``; values that are numbers, true or false get that type.
 
+    The texts of ``setup``, ``teardown`` and ``srun_args`` are kept as they are, in lists: each pair adds one.
+
     Raises:
         InputError: a pair has no ``=``, or no name.
 
     Example:
         >>> parsed_options(["partition=gpu", "timeout_min=90", "mem_gb=7.5", "exclusive=true"])
         {'partition': 'gpu', 'timeout_min': 90, 'mem_gb': 7.5, 'exclusive': True}
+        >>> parsed_options(["setup=module load cuda", "setup=export A=1"])
+        {'setup': ['module load cuda', 'export A=1']}
     """
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not name.isidentifier() or not equals:
             raise InputError(f"Got executor option {pair!r}; expected name=value, such as partition=gpu.")
-        options[name] = _value(text)
+        options[name] = [*options.get(name, []), text] if name in _LISTS else _value(text)
     return options
 
 

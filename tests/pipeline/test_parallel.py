@@ -315,11 +315,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers")
 def test_slurm_gets_an_array_that_is_requeued_when_it_is_preempted(small, cluster, tmp_path):
-    options = parsed_options(["partition=gpu", "timeout_min=90", "gpus_per_node=1", "constraint=a100"])
+    options = parsed_options(
+        ["partition=gpu", "timeout_min=90", "gpus_per_node=1", "constraint=a100", "setup=module load cuda"]
+    )
     executor = Submitit("slurm", tmp_path / "run", options, width=1)
     spy, run = small(executor, b_1=["preempted"])
     run.execute()
     flags = {line.removeprefix("#SBATCH --") for line in (cluster / "script").read_text().splitlines()}
+    assert "# setup\nmodule load cuda\n" in (cluster / "script").read_text()
     wanted = {"array=0-1%1", "partition=gpu", "time=90", "gpus-per-node=1", "constraint=a100", "signal=USR2@90"}
     assert wanted | {"job-name=prunekit", "open-mode=append"} <= flags
     assert (cluster / "asked").read_text() == "requeue 77_1\n"
@@ -366,6 +369,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown option": (lambda folder: Submitit("local", folder, {"partition": "gpu"}), "Unknown argument 'partition'"),
     "wrong type": (lambda folder: Submitit("local", folder, {"timeout_min": "long"}), "timeout_min"),
     "two nodes": (lambda folder: Submitit("local", folder, {"nodes": 2}), "one process on one machine"),
+    "no time": (lambda folder: Submitit("local", folder, {"timeout_min": -5}), "timeout_min=-5; expected at least 1"),
     "no processes": (lambda folder: Processes(0), "Got 0 jobs"),
     "no width": (lambda folder: Submitit("local", folder, width=0), "Got 0 jobs"),
     "retries": (lambda folder: Processes(1, -1), "Got -1 retries"),
