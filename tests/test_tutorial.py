@@ -448,3 +448,20 @@ def test_scale_names_the_recipes_and_their_sizes() -> None:
         (million,) = re.findall(r"([\d.]+) M", row)
         assert f"{million} million parameters" in comment
     assert "H100" in GPUS
+
+
+RATES = {
+    ("uniform", "0.001"): "uniform, rate 0.001",
+    ("uniform", "0.004"): "uniform, rate 0.004",
+    ("MDLRC, as in public code", "0.004"): "MDLRC, rate 0.004",
+    ("the same, momentum not below 0.4", "0.004"): "MDLRC, floor 0.4, rate 0.004",
+}
+
+
+def test_the_training_page_tells_what_was_measured_at_two_rates() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    report = (ROOT / "reports" / "digits-curriculum-rates" / "report" / "curriculum.md").read_text(encoding="utf-8")
+    for (way, rate), entry in RATES.items():
+        (row,) = [line for line in report.splitlines() if line.startswith(f"| {entry} |")]
+        loss, fid = [cell.strip() for cell in row.split("|")][2:4]
+        assert f"| {way} | {rate} | {loss} | {fid} |" in page

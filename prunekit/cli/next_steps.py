@@ -15,8 +15,10 @@ from prunekit.steps.standing import (
     UNKNOWN_BASE,
     SlimFacts,
     base_near,
+    base_of,
     command,
     missing_groups,
+    other_than,
     partition_of,
     prune_missing,
     samples_of,
@@ -82,7 +84,7 @@ def after_encode(pipeline: Path, data: Path) -> str:
 
 def after_groups(base: str | None, groups: Path, config: Path | None = None) -> str:
     """After groups: divide a budget."""
-    found, file = base or _standing_base(), _other(groups, _GROUPS)
+    found, file = base or _standing_base(), other_than(groups, _GROUPS)
     return command("allocate", budget=_BUDGET, base=found, config=config, groups_file=file)
 
 
@@ -90,7 +92,7 @@ def after_allocate(base: str | None, allocation: Path, config: Path | None = Non
     """After an allocation: prune."""
     found = base or _standing_base() or UNKNOWN_BASE
     images = data or _images_of(found)
-    return command("prune", found, config=config, allocation=_other(allocation, _ALLOCATION), data=images)
+    return command("prune", found, config=config, allocation=other_than(allocation, _ALLOCATION), data=images)
 
 
 def after_prune(
@@ -130,8 +132,8 @@ def _prune_missing(
     **told: object,
 ) -> str:
     """The command that prunes the groups that are still missing."""
-    known = {"data": _encoded(base), **{name: one for name, one in told.items() if one is not None}}
-    return prune_missing(slims, [group.index for group in missing], slim, plan, base, **known)
+    data = told.pop("data", None) or _encoded(base)
+    return prune_missing(slims, [group.index for group in missing], slim, plan, base, data=data, **told)
 
 
 def after_finetune(slim: Path) -> str:
@@ -147,15 +149,15 @@ def after_finetune(slim: Path) -> str:
     if not slims:
         return _sample(slim)
     if any(not one.finished for one in slims):
-        return command("finetune", slim, data=_encoded(_base_of(slims, slim)))
+        return command("finetune", slim, data=_encoded(base_of(slims, slim)))
     if missing := missing_groups(slims, _near(slim, None)):
-        return _prune_missing(slims, slim, missing, _base_of(slims, slim))
+        return _prune_missing(slims, slim, missing, base_of(slims, slim))
     return command("assemble", slim)
 
 
 def after_assemble(slim: Path, experts: Path) -> str:
     """After the experts: compare them with their base."""
-    return _evaluate(experts, _base_of(slims_in(slim), slim))
+    return _evaluate(experts, base_of(slims_in(slim), slim))
 
 
 def after_evaluate(evaluation: Path, model: str) -> str:
@@ -172,7 +174,7 @@ def after_evaluate(evaluation: Path, model: str) -> str:
 def after_sample(model: str) -> str:
     """After samples: of experts, their quality; of anything else, its cost."""
     if has_format(EXPERTS)(Path(model) / "experts.json"):
-        return _evaluate(model, _base_of(slims_in(Path(model)), Path(model)))
+        return _evaluate(model, base_of(slims_in(Path(model)), Path(model)))
     return command("allocate", budget=_BUDGET, base=model)
 
 
@@ -187,7 +189,7 @@ def after_report(run: Path) -> str:
 def after_cost(model: str, config: Path | None = None) -> str:
     """After the cost of a base: divide a budget of it. Experts have one already."""
     if (Path(model) / "experts.json").is_file():
-        return _sample(model, _evaluate(model, _base_of(slims_in(Path(model)), Path(model))))
+        return _sample(model, _evaluate(model, base_of(slims_in(Path(model)), Path(model))))
     slim = (Path(model) / "config.json").is_file() and has_format(SLIM)(Path(model) / "config.json")
     return after_finetune(Path(model)) if slim else command("allocate", budget=_BUDGET, base=model, config=config)
 
@@ -325,7 +327,7 @@ def _captions(model: Path) -> dict[str, object]:
     if not any(index for place in _near(model, None) for index in place.glob("*/model_index.json")):
         return {}
     slims = slims_in(model) or [one for one in slims_in(model.parent) if one.folder.name == model.name]
-    base = Path(_base_of(slims, model)) if slims else model
+    base = Path(base_of(slims, model)) if slims else model
     return {"pipeline": base, "prompts": _PROMPTS} if _takes_captions(base) else {}
 
 
@@ -359,11 +361,6 @@ def _says_no_images(base: str) -> bool:
     return any((Path(base) / name).is_file() for name in ("model_index.json", "config.json"))
 
 
-def _other(path: Path, default: Path) -> Path | None:
-    """A path that has to be typed, since it is not the default."""
-    return None if os.path.realpath(path) == os.path.realpath(default) else path
-
-
 def _near(slim: Path, allocation: Path | None) -> list[Path]:
     """Where the files of a slim folder's groups may be."""
     return [*([allocation.parent] if allocation else []), slim.resolve().parent, Path()]
@@ -373,12 +370,6 @@ def _standing_base() -> str | None:
     """The base in this folder, if there is one."""
     found = base_near(None, [Path()])
     return None if found == UNKNOWN_BASE else found
-
-
-def _base_of(slims: Sequence[SlimFacts], slim: Path) -> str:
-    """The base that slim models were pruned from, as it is typed."""
-    sha256 = next((str(found) for one in slims if (found := one.provenance.get("base_sha256"))), None)
-    return base_near(sha256, dict.fromkeys([Path(), *(Path(os.path.relpath(one)) for one in _near(slim, None)[:1])]))
 
 
 @dataclass(frozen=True)
@@ -414,7 +405,7 @@ def show_flow() -> None:
 def _flow() -> tuple[list[_Step], str]:
     """The steps with their states, and the next command."""
     base, slims, plan = _standing_base(), slims_in(_SLIM), _read(_ALLOCATION, ALLOCATION)
-    base = base or (_base_of(slims, _SLIM) if slims else None)
+    base = base or (base_of(slims, _SLIM) if slims else None)
     cut = _read(_GROUPS, GROUPS) or plan
     missing = missing_groups(slims, [Path()]) if slims else []
     cut_by = partition_of(slims, [Path()]) if slims else None

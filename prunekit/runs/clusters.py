@@ -81,13 +81,7 @@ class Submitit:
         new = [job for job in jobs if found[job.name] is None]
         try:
             handles = self._executor.submit_array(new) if new else []
-        except (
-            OSError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-            subprocess.SubprocessError,
-        ) as error:  # also wrong options
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             raise InputError(f"The cluster did not take the jobs ({' '.join(str(error).split())}).") from error
         for job, handle in zip(new, handles, strict=True):
             found[job.name] = made = _Submitted(handle, _diary(job), self.cluster)

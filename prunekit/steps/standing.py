@@ -26,9 +26,11 @@ __all__ = [
     "UNKNOWN_BASE",
     "SlimFacts",
     "base_near",
+    "base_of",
     "command",
     "has_steps",
     "missing_groups",
+    "other_than",
     "partition_of",
     "prune_missing",
     "samples_of",
@@ -174,20 +176,19 @@ def prune_missing(
         base: the base; one near the slim models that has their hash if missing.
         told: options that are known better than by the slim models; None for those that are not.
     """
-    made, places = slims[0].provenance, [folder.resolve().parent, Path()]
-    if plan is None and (known := partition_of(slims, places)) and known[1].name == "allocation.json":
-        plan = known[1]
+    made = slims[0].provenance
+    if plan is None:
+        known = partition_of(slims, [folder.resolve().parent, Path()])
+        plan = Path(os.path.relpath(known[1])) if known and known[1].name == "allocation.json" else None
     sought: dict[str, object] = {
         "target": None if plan or not made.get("base") else _fraction(made["target"], made["base"]),
-        "allocation": None if plan is None or _same(plan, "allocation.json") else Path(os.path.relpath(plan)),
-        "output": None if _same(folder, "slim") else folder,
+        "allocation": None if plan is None else other_than(plan, Path("allocation.json")),
+        "output": other_than(folder, Path("slim")),
         **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},
         **({"llm_endpoint": "URL", "llm_model": "MODEL"} if made.get("proposer") == "llm" else {}),
     }
     sought |= {name: one for name, one in told.items() if one is not None}
-    if base is None:
-        base = base_near(str(made.get("base_sha256") or "") or None, [Path(), Path(os.path.relpath(places[0]))])
-    return command("prune", base, group=list(missing), **sought)
+    return command("prune", base or base_of(slims, folder), group=list(missing), **sought)
 
 
 _USUAL = {
@@ -210,8 +211,9 @@ def _fraction(target: float, base: float) -> float:
     )
 
 
-def _same(path: Path, other: str) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)
+def other_than(path: Path, default: Path) -> Path | None:
+    """A path that has to be typed, since it is not the default."""
+    return None if os.path.realpath(path) == os.path.realpath(default) else path
 
 
 def _uniform(slims: Sequence[SlimFacts]) -> "TimestepGroups | None":
@@ -243,6 +245,12 @@ def base_near(sha256: str | None, places: Iterable[Path]) -> str:
         if sha256 and name != asset.name and sha256_file(Path(str(asset))) == sha256:
             return f"{EMBEDDED}{name}"
     return UNKNOWN_BASE
+
+
+def base_of(slims: Sequence[SlimFacts], folder: Path) -> str:
+    """The base that slim models in a folder were pruned from, as it is typed."""
+    sha256 = next((str(found) for one in slims if (found := one.provenance.get("base_sha256"))), None)
+    return base_near(sha256, dict.fromkeys([Path(), Path(os.path.relpath(folder.resolve().parent))]))
 
 
 def samples_of(model: str) -> Path:

@@ -10,9 +10,11 @@ import pytest
 from command_line import TINY, Typed, done, typed
 
 from prunekit.checkpoint import save_base
+from prunekit.groups import TimestepGroup
 from prunekit.nets import load_experts
 from prunekit.slim import load_slim
 from prunekit.steps.bases import open_base
+from prunekit.steps.standing import SlimFacts, prune_missing
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SHORT = {
@@ -197,6 +199,14 @@ def test_the_flow_prunes_a_missing_group_to_the_target_of_the_others(desk: Path)
     again = following(done("prunekit"))
     assert again == "prunekit prune base.pt --group 1 --target 0.6 --proposer uniform --repair none"
     assert following(done(f"{again} --samples 4")) == "prunekit finetune slim"
+
+
+def test_a_missing_group_of_a_language_models_search_needs_its_endpoint(tmp_path: Path) -> None:
+    made = {"proposer": "llm", "target_of": "params", "target": 333, "base": 1000}
+    slims = [SlimFacts(tmp_path / "group-0", TimestepGroup(0, 0, 500), 1000, whole=False, tuned=0, provenance=made)]
+    line = prune_missing(slims, [1], tmp_path, base="base.pt", target_of=None)
+    wanted = "--target 0.333 --output {} --target-of params --proposer llm --llm-endpoint URL --llm-model MODEL"
+    assert line == f"prunekit prune base.pt --group 1 {wanted.format(tmp_path)}"
 
 
 def test_an_empty_folder_begins_with_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

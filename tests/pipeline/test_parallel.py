@@ -331,6 +331,12 @@ def test_slurm_gets_an_array_that_is_requeued_when_it_is_preempted(small, cluste
     assert list(read_json(run.folder / "manifest.json")) == ["a 0", "a 1", "b 0", "b 1"]
 
 
+@pytest.mark.usefixtures("cluster")
+def test_an_option_of_a_wrong_type_is_refused_before_a_job_is_submitted(tmp_path):
+    with pytest.raises(InputError, match="The executor options do not fit slurm"):
+        Submitit("slurm", tmp_path / "run", parsed_options(["additional_parameters=abc"]))
+
+
 def test_what_slurm_still_has_is_not_submitted_again(small, cluster, tmp_path, monkeypatch):
     """A run that was killed while it waited; the next one finds its jobs by their records."""
     (cluster / "sbatch").write_text('#!/bin/bash\necho "$@" >> "$CLUSTER/submitted"\necho "Submitted batch job 77"\n')
